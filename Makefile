@@ -1,0 +1,50 @@
+# Everything happens in .venv, which `make` fills from the pinned requirements when they change.
+# Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt && dvc repro
+.POSIX:
+.PHONY: help run test ui profile lock
+
+PYTHON = python3
+PORT = 5000
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
+
+run: .venv/run ## run the pipeline and print its results; what is up to date is left alone
+	@. .venv/bin/activate && dvc repro && python -m scripts.summary
+
+test: .venv/test ## check style and types, run the tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	. .venv/bin/activate && python -m pytest
+
+ui: .venv/run ## show the runs in a browser (PORT=5000)
+	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }
+	@. .venv/bin/activate && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+		mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+profile: ## put a profile in place of params.yaml (P=name)
+	@test -f 'profiles/$(P).yaml' || { \
+		echo "error: no profile '$(P)'. Name one of these: make profile P=..." >&2; \
+		ls profiles | sed -n 's/\.yaml$$//p' >&2; exit 1; }
+	cp 'profiles/$(P).yaml' params.yaml
+
+lock: ## pin anew what requirements*.in name, from the package index
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -r requirements.in
+	.venv/bin/python -m pip freeze | sed 's/+cpu$$//' > requirements.txt
+	.venv/bin/python -m pip install -r requirements-dev.in
+	{ echo '-r requirements.txt'; .venv/bin/python -m pip freeze | sed 's/+cpu$$//' \
+		| grep -vxFf requirements.txt; } > requirements-dev.txt
+	touch .venv/run .venv/test
+
+.venv/run: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -r requirements.txt
+	@touch $@
+
+.venv/test: .venv/run requirements-dev.txt
+	.venv/bin/python -m pip install -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,58 @@
+"""Which source files a stage runs: the ``.py`` files among its ``deps`` in dvc.yaml.
+
+DVC follows no imports. ``python -m scripts.deps`` prints the list of every stage.
+"""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {"gpt2": ROOT / "src" / "gpt2", "stages": ROOT / "stages"}
+
+
+def imports(file: Path) -> set[str]:
+    """Dotted names that a file imports, anywhere in its code: ``from a import b`` gives ``a.b``.
+
+    Relative imports are not known here; `tests/test_architecture.py` forbids them.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files_of(name: str) -> set[Path]:
+    """Our files that Python runs when ``name`` is imported: the module, and packages with code."""
+    package, *parts = name.split(".")
+    if package not in PACKAGES:
+        return set()
+    path, files = PACKAGES[package], {PACKAGES[package] / "__init__.py"}
+    for part in parts:
+        path /= part
+        files |= {path.with_suffix(".py"), path / "__init__.py"}
+    return {file for file in files if file.is_file() and not _only_docstring(file)}
+
+
+def dependencies(file: Path) -> list[Path]:
+    """``file`` and all our files that it imports, directly or not; relative to the repository."""
+    found: set[Path] = set()
+    waiting = {file} | files_of(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    while waiting:
+        current = waiting.pop()
+        found.add(current)
+        for name in imports(current):
+            waiting |= files_of(name) - found
+    return sorted(path.relative_to(ROOT) for path in found)
+
+
+def _only_docstring(file: Path) -> bool:
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+
+
+if __name__ == "__main__":
+    for stage in sorted((ROOT / "stages").glob("[!_]*.py")):
+        print(f"{stage.name}:", *(f"      - {path}" for path in dependencies(stage)), sep="\n")

@@ -1,0 +1,82 @@
+"""What the pipeline came to, on one screen: ``python -m scripts.summary``."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+STAGES = (
+    "download",
+    "tokenize",
+    "pretrain",
+    "download_gpt2_weights",
+    "finetune",
+    "generate_responses",
+    "llama3_eval",
+)
+SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The summary for the metrics of each stage; stages without metrics are passed over."""
+    parts = {
+        "pretrain": _pretrain,
+        "finetune": _finetune,
+        "generate_responses": _responses,
+        "llama3_eval": _judge,
+    }
+    lines = [line for stage in parts if stage in metrics for line in parts[stage](metrics[stage])]
+    if "finetune" in metrics:
+        lines.append("model         data/models/finetuned (Hugging Face format)")
+    return "\n".join([*lines, *_times(metrics), "runs          make ui"])
+
+
+def _pretrain(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"pretraining   validation loss {metrics['val_loss']:.3f}, "
+        f"perplexity {metrics['perplexity']:.1f}, {metrics['bits_per_byte']:.3f} bits per byte"
+    )
+
+
+def _finetune(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"finetuning    validation loss {metrics['val_loss']:.3f}, "
+        f"before it {metrics['val_loss_before']:.3f}"
+    )
+
+
+def _responses(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield "answers       chrF / exact match in percent, on the test split"
+    yield " " * 14 + "".join(f"{system.replace('_', ' '):>16}" for system in SYSTEMS)
+    for kind, scores in metrics["by_kind"].items():
+        yield f"  {kind:<12}" + "".join(f"{_cell(scores.get(system)):>16}" for system in SYSTEMS)
+
+
+def _cell(score: Mapping[str, float] | None) -> str:
+    return f"{score['chrf']:.1f} / {score['exact_match']:.1f}" if score else "-"
+
+
+def _judge(metrics: Mapping[str, Any]) -> Iterator[str]:
+    trust = "trusted" if metrics["trusted"] else "NOT trusted, do not read its means as quality"
+    yield (
+        f"judge         finetuned {metrics['finetuned']['mean']:.1f}, "
+        f"base {metrics['base']['mean']:.1f} of 100; {trust} (AUC on controls "
+        f"{metrics['control_auc']:.2f})"
+    )
+
+
+def _times(metrics: Mapping[str, Any]) -> Iterator[str]:
+    seconds = {stage: metrics[stage]["wall_seconds"] for stage in STAGES if stage in metrics}
+    each = ", ".join(f"{stage.replace('_', '-')} {time:.0f}" for stage, time in seconds.items())
+    yield f"seconds       {each}; together {sum(seconds.values()):.0f}"
+
+
+def main() -> None:
+    """Print the summary of the metrics below the working directory."""
+    files = {stage: Path("metrics", f"{stage}.json") for stage in STAGES}
+    found = {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
+    print(summary(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""GPT-2 from scratch: from text to a judged, instruction-following model."""

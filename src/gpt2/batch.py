@@ -1,0 +1,15 @@
+"""A batch of token ids: all that the trainer ever sees, in pretraining as in finetuning."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Target of a position that carries no loss (PyTorch's own default)."""
+
+
+class Batch(NamedTuple):
+    """``targets[b, t]`` is the token after ``inputs[b, : t + 1]``; both ``(B, T)`` int64."""
+
+    inputs: Tensor
+    targets: Tensor

@@ -1,0 +1,92 @@
+"""Where and in which number format the model computes."""
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from gpt2.errors import UserError
+from gpt2.params import Params
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class DeviceParams(Params):
+    """Where to compute."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda, else mps, else cpu."""
+    dtype: DTypeName = "auto"
+    """Format of the matrix products; weights stay float32. auto: bfloat16 where the device computes
+    it natively (elsewhere it is slower), else float32."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the format of its matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products in `dtype`, sums and norms in float32."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            yield
+
+
+def choose_runtime(params: DeviceParams) -> Runtime:
+    """The runtime that ``params`` ask for.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    name = params.device
+    if name == "auto":
+        name = next(candidate for candidate in ("cuda", "mps", "cpu") if available[candidate])
+    if not available[name]:
+        raise UserError(f"device: {name} is not available on this machine. Set device: auto")
+    if name == "cpu":
+        _keep_large_blocks()
+    dtype = getattr(torch, params.dtype) if params.dtype != "auto" else _native_dtype(name)
+    return Runtime(torch.device(name), dtype)
+
+
+def _native_dtype(device: str) -> torch.dtype:
+    if device == "cuda":
+        # is_bf16_supported() says yes where it is emulated, too; Ampere (8.0) was the first.
+        native = torch.cuda.get_device_capability() >= (8, 0)
+    elif device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def _keep_large_blocks() -> None:
+    # By default glibc returns every large temporary to the kernel, and the page faults of getting
+    # it back cost a training step 10 to 15 %. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
+    if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION"):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)
+        libc.mallopt(-1, (1 << 31) - 1)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory that this process has held so far, in MiB: on the GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

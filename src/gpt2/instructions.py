@@ -1,0 +1,173 @@
+"""Instruction records become batches (tutorial part 5; Taori et al. 2023, "Alpaca").
+
+One renderer makes the prompt, response header included, for finetuning, generation and judging.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gpt2.batch import IGNORE_INDEX, Batch
+from gpt2.errors import UserError
+from gpt2.params import Params, parse
+from gpt2.tokenizer import Tokenizer
+
+Split = Literal["train", "validation", "test"]
+
+
+class Record(Params):
+    """One line of ``instructions.jsonl``: Alpaca's three fields and ours."""
+
+    instruction: str
+    input: str
+    output: str
+    kind: str
+    """What is asked for; metrics are reported by kind."""
+    split: Split
+    name: str
+    """The object that the record is about, or an empty text."""
+
+
+class InstructionParams(Params):
+    """How records become training examples."""
+
+    loss_on: Literal["response", "all"] = "response"
+    """Which tokens are learned."""
+    too_long: Literal["truncate", "drop"] = "truncate"
+    """What happens to a record longer than the context: its response is cut (and then has no end
+    token, for it does not end there), or it is left out. Left out in any case if not one token of
+    the response fits."""
+
+
+def load_records(path: Path) -> list[Record]:
+    """All records of a JSON Lines file.
+
+    Raises:
+        UserError: the file is missing or not UTF-8, or lines are not records (all are listed).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    records, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(parse(Record, json.loads(line), f"line {number}"))
+        except (json.JSONDecodeError, UserError) as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        raise UserError(f"{path}: {len(problems)} bad record(s)\n" + "\n".join(problems[:20]))
+    return records
+
+
+def prompt(instruction: str, input: str) -> str:
+    """Alpaca's prompt with the response header: what follows is the response, nothing else."""
+    context = f"\n\n### Input:\n{input}" if input else ""
+    return (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request."
+        f"\n\n### Instruction:\n{instruction}{context}\n\n### Response:\n"
+    )
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt and its response, and how many of them are prompt."""
+
+    ids: list[int]
+    n_prompt: int
+
+
+def encode(
+    record: Record, tokenizer: Tokenizer, context_length: int, too_long: Literal["truncate", "drop"]
+) -> tuple[Example | None, bool]:
+    """The example of a record, None if it is left out; and whether it was too long."""
+    # Apart, so that the ids of the prompt are the same here and when a response is generated.
+    prompt_ids = tokenizer.encode(prompt(record.instruction, record.input))
+    ids = [*prompt_ids, *tokenizer.encode(record.output), tokenizer.end_of_text]
+    # The last id is only a target, so one more than the context fits.
+    if len(ids) <= context_length + 1:
+        return Example(ids, len(prompt_ids)), False
+    if too_long == "drop" or len(prompt_ids) > context_length:
+        return None, True
+    return Example(ids[: context_length + 1], len(prompt_ids)), True
+
+
+def collate(examples: Sequence[Example], pad: int, loss_on: Literal["response", "all"]) -> Batch:
+    """Examples side by side, ``(B, T)`` with the longest one's T.
+
+    What is padding is known by length, never by id: `pad` may be GPT-2's end token, and a masked
+    end token teaches a model never to stop.
+    """
+    width = max(len(example.ids) for example in examples) - 1
+    inputs = torch.full((len(examples), width), pad)
+    targets = torch.full((len(examples), width), IGNORE_INDEX)
+    for row, example in enumerate(examples):
+        ids = torch.tensor(example.ids)
+        first = example.n_prompt if loss_on == "response" else 1  # the first id that is learned
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, first - 1 : len(ids) - 1] = ids[first:]
+    return Batch(inputs, targets)
+
+
+class InstructionBatches:
+    """Batches of examples of like length; a pure function of seed, epoch and step."""
+
+    POOL = 50
+    """Batches that are sorted by length together: larger wastes less padding and mixes less."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        batch_size: int,
+        micro_batch_size: int | None,
+        seed: int,
+        collate: Callable[[Sequence[Example]], Batch],
+    ) -> None:
+        self._examples, self._batch_size, self._seed = examples, batch_size, seed
+        self._micro = micro_batch_size or batch_size
+        self._collate = collate
+        self._epoch, self._order = -1, list[list[int]]()
+        self.steps_per_epoch = -(-len(examples) // batch_size)
+
+    def __call__(self, step: int) -> list[Batch]:
+        """The micro-batches of an optimizer step."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffle(epoch)
+        rows = self._order[index]
+        return [
+            self._collate([self._examples[row] for row in rows[start : start + self._micro]])
+            for start in range(0, len(rows), self._micro)
+        ]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        shuffled = torch.randperm(len(self._examples), generator=generator).tolist()
+        pool = self.POOL * self._batch_size
+        ordered = [
+            row
+            for start in range(0, len(shuffled), pool)
+            for row in sorted(
+                shuffled[start : start + pool], key=lambda r: len(self._examples[r].ids)
+            )
+        ]
+        size = self._batch_size
+        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def evaluation_batches(
+    examples: Sequence[Example], batch_size: int, collate: Callable[[Sequence[Example]], Batch]
+) -> list[Batch]:
+    """Every example once, neighbours in length together."""
+    ordered = sorted(examples, key=lambda example: len(example.ids))
+    return [
+        collate(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)
+    ]

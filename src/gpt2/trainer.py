@@ -1,0 +1,272 @@
+"""Training, for pretraining and finetuning alike: only their batches differ (tutorial part 4).
+
+fit -> train_step -> loss_sum. The loss is a sum over the targets that count, divided by their
+number in the whole optimizer step, so micro-batches and padding change nothing.
+"""
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt2 import checkpoint
+from gpt2.batch import IGNORE_INDEX, Batch
+from gpt2.checkpoint import RunDirectory
+from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
+from gpt2.errors import UserError
+from gpt2.model import GPT2
+from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
+from gpt2.params import NonNegative, Positive
+from gpt2.progress import Progress
+from gpt2.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+COMPILE_PAYS_AFTER = {"cpu": 10_000, "cuda": 200}
+"""Optimizer steps from which `compile: auto` compiles: it starts 10 to 60 s later."""
+
+
+class TrainParams(OptimizerParams, DeviceParams):
+    """How a model is trained, apart from where its batches come from."""
+
+    seed: NonNegative = 123
+    batch_size: Positive
+    """Sequences in an optimizer step."""
+    micro_batch_size: Positive | None = None
+    """Sequences that are in memory at once; their gradients accumulate. None: the whole batch."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile; auto: where a compiler is found and the run is long enough to pay for it."""
+    eval_interval: Positive = 100
+    """Steps between evaluations on the validation split."""
+    log_interval: Positive = 10
+    """Steps between points of the loss curve."""
+    checkpoint_interval: Positive = 200
+    """Steps between checkpoints for resuming."""
+
+
+class TrainingBatches(Protocol):
+    """The training data: the micro-batches of an optimizer step, a pure function of its number."""
+
+    def __call__(self, step: int) -> Sequence[Batch]: ...
+
+
+@dataclass
+class History:
+    """What a run has seen so far; saved with its checkpoints, so a resumed run has one curve."""
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Each `log_interval`: step, loss, lr, grad_norm, tokens_per_second."""
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Each `eval_interval`: step, val_loss."""
+    tokens: int = 0
+    """Input tokens trained on."""
+    seconds: float = 0.0
+    """Time in training steps."""
+    peak_memory_mib: float = 0.0
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The evaluation with the lowest loss, the earlier one if two are equal."""
+        return min(self.evaluations, key=lambda point: point["val_loss"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over `n_tokens` targets, in nats a token."""
+
+    loss: float
+    n_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+    def bits_per_byte(self, n_bytes: int) -> float:
+        """The loss over the text's length: unlike perplexity, comparable between tokenizers."""
+        return self.loss * self.n_tokens / n_bytes / math.log(2)
+
+
+def loss_sum(model: GPT2, batch: Batch) -> Tensor:
+    """Cross-entropy summed over the targets that count, in nats.
+
+    Only their features ``(N, C)`` pass the output layer, which costs a third of a small model.
+    """
+    features = model.features(batch.inputs)  # B T C
+    counted = batch.targets != IGNORE_INDEX
+    return F.cross_entropy(
+        model.logits(features[counted]).float(), batch.targets[counted], reduction="sum"
+    )
+
+
+@torch.no_grad()
+def evaluate(model: GPT2, batches: Iterable[Batch], runtime: Runtime) -> Evaluation:
+    """Mean loss over ``batches``, with dropout off; the model's mode is put back."""
+    training = model.training
+    model.eval()
+    total, n_tokens = 0.0, 0
+    for batch in batches:
+        moved = _to(batch, runtime.device)
+        with runtime.autocast():
+            total += float(loss_sum(model, moved))
+        n_tokens += int((batch.targets != IGNORE_INDEX).sum())
+    model.train(training)
+    if n_tokens == 0:
+        raise UserError(
+            "the validation split has no token to predict: give it more text or records"
+        )
+    return Evaluation(total / n_tokens, n_tokens)
+
+
+def fit(
+    model: GPT2,
+    steps: int,
+    train: TrainingBatches,
+    validation: Callable[[], Iterable[Batch]],
+    params: TrainParams,
+    run_directory: RunDirectory,
+    tracker: Tracker,
+    keep: Literal["last", "best"] = "last",
+    on_evaluation: Callable[[int], None] = lambda step: None,
+) -> History:
+    """Train ``model`` in place for ``steps`` optimizer steps, or go on from a checkpoint.
+
+    ``keep="best"`` leaves the weights of the best evaluation in the model, else the last ones stay.
+    ``on_evaluation(step)`` is called after each evaluation, to show sample text.
+
+    Raises:
+        UserError: the loss or gradient is not finite; the weights are those before that step.
+    """
+    runtime = choose_runtime(params)
+    torch.manual_seed(params.seed)
+    model.to(runtime.device).train()
+    optimizers = make_optimizers(model, params)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+    history, best, first = History(), {}, 0
+    if resumed := run_directory.load():
+        state, tensors = resumed
+        checkpoint.unpack(tensors, model, optimizers)
+        best = {name: t for name, t in tensors.items() if name.startswith("best/")}
+        scaler.load_state_dict(state["scaler"])
+        history, first = History(**state["history"]), state["step"]
+    loss_of = _maybe_compile(model, params, runtime, steps)
+    progress = Progress(run_directory.stage, steps, "step", start=first)
+
+    for step in range(first, steps + 1):
+        if step % params.eval_interval == 0 or step == steps:
+            evaluation = evaluate(model, validation(), runtime)
+            history.evaluations.append({"step": step, "val_loss": evaluation.loss})
+            tracker.metrics({"val_loss": evaluation.loss}, step)
+            progress.note(f"step {step}: val_loss {evaluation.loss:.4f}")
+            if keep == "best" and history.best["step"] == step:
+                best = {
+                    f"best/{name}": t.detach().clone() for name, t in model.state_dict().items()
+                }
+            on_evaluation(step)
+        if step == steps:
+            break
+
+        started = time.perf_counter()
+        factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
+        set_lr(optimizers, factor)
+        batches = [_to(batch, runtime.device) for batch in train(step)]
+        loss, grad_norm = train_step(
+            loss_of, model, batches, optimizers, scaler, runtime, params, step
+        )
+        elapsed = time.perf_counter() - started
+        tokens = sum(batch.inputs.numel() for batch in batches)
+        history.tokens += tokens
+        history.seconds += elapsed
+        if step % params.log_interval == 0 or step == steps - 1:
+            point = {
+                "loss": loss,
+                "lr": params.lr * factor,
+                "grad_norm": grad_norm,
+                "tokens_per_second": tokens / elapsed,
+            }
+            history.curve.append({"step": step, **point})
+            tracker.metrics(point, step)
+        progress.advance(f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s")
+        history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
+        if (step + 1) % params.checkpoint_interval == 0 and step + 1 < steps:
+            state = {"history": vars(history), "scaler": scaler.state_dict()}
+            run_directory.save(step + 1, state, {**checkpoint.pack(model, optimizers), **best})
+    progress.close()
+    if keep == "best":
+        model.load_state_dict({name.removeprefix("best/"): t for name, t in best.items()})
+    return history
+
+
+def train_step(
+    loss_of: Callable[[GPT2, Batch], Tensor],
+    model: GPT2,
+    batches: Sequence[Batch],
+    optimizers: Sequence[torch.optim.Optimizer],
+    scaler: torch.amp.GradScaler,
+    runtime: Runtime,
+    params: TrainParams,
+    step: int,
+) -> tuple[float, float]:
+    """One optimizer step over micro-batches; its mean loss, and gradient norm before clipping."""
+    n_targets = sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
+    if n_targets == 0:
+        raise UserError(f"step {step}: no target in the batch counts towards the loss")
+    total = torch.zeros((), device=runtime.device)
+    for batch in batches:
+        with runtime.autocast():
+            loss = loss_of(model, batch) / n_targets
+        torch.autograd.backward(scaler.scale(loss))
+        total += loss.detach()
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip))
+    # float16 finds its scale by overflowing: there the scaler leaves out the update by itself.
+    if not math.isfinite(float(total)) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
+        raise UserError(
+            f"step {step}: loss {float(total)}, gradient norm {grad_norm}; "
+            "stopped before the update. Lower lr, or set dtype: float32"
+        )
+    for optimizer in optimizers:
+        scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    scaler.update()
+    return float(total), grad_norm
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+def _maybe_compile(
+    model: GPT2, params: TrainParams, runtime: Runtime, steps: int
+) -> Callable[[GPT2, Batch], Tensor]:
+    wanted = params.compile
+    if wanted == "auto":
+        wanted = steps >= COMPILE_PAYS_AFTER.get(runtime.device.type, steps + 1)
+    if not wanted:
+        return loss_sum
+    if runtime.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        log.info("compile: no C++ compiler found; running eagerly")
+        return loss_sum
+    features = torch.compile(model.features)
+
+    def compiled_loss(model: GPT2, batch: Batch) -> Tensor:
+        counted = batch.targets != IGNORE_INDEX
+        logits = model.logits(features(batch.inputs)[counted]).float()
+        return F.cross_entropy(logits, batch.targets[counted], reduction="sum")
+
+    return compiled_loss
+
+
+def curves(history: History) -> list[Mapping[str, Any]]:
+    """The history as rows of one table: a row a step, with the values known there."""
+    rows: dict[float, dict[str, Any]] = {}
+    for point in [*history.curve, *history.evaluations]:
+        rows.setdefault(point["step"], {}).update(point)
+    return [rows[step] for step in sorted(rows)]

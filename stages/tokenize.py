@@ -1,0 +1,169 @@
+"""Stage ``tokenize``: a tokenizer, taken or trained, and the corpus as token shards."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+from pydantic import BaseModel, Field, ValidationError
+from tqdm import tqdm
+
+from gpt2 import files
+from gpt2.errors import UserError
+from gpt2.params import NonNegative, Params, Positive
+from gpt2.shards import write_shards
+from gpt2.tokenizer import BpeTokenizerParams, Tokenizer, TokenizerParams, train_bpe
+from stages.running import running
+
+
+class TokenizeParams(Params):
+    """How the corpus becomes shards."""
+
+    split: Literal["hash", "position"] = "hash"
+    """Which text validates: documents drawn by a hash of seed and text, so that neither their order
+    nor a repeated one matters; or the last characters of each document, for a corpus of one."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Of the documents, or of each document's characters."""
+    seed: NonNegative
+    max_document_tokens: Positive | None = None
+    """Longer documents are cut after so many tokens; null keeps all of them."""
+    shard_tokens: Positive
+    """Tokens in a shard file; so many of each split are in memory while they are written."""
+
+
+class Document(BaseModel):
+    """A line of the corpus."""
+
+    name: str
+    text: str
+
+
+@click.command()
+@click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
+@click.option("--corpus-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--raw-tokenizer-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--tokenizer-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--tokens-dir", type=click.Path(path_type=Path), required=True)
+def main(
+    params_path: Path,
+    corpus_dir: Path,
+    raw_tokenizer_dir: Path,
+    tokenizer_dir: Path,
+    tokens_dir: Path,
+) -> None:
+    """Turn the corpus into token shards."""
+    with running("tokenize", params_path, sections=["tokenizer", "tokenize"]) as run:
+        kind: TokenizerParams = run.load(TokenizerParams, "tokenizer")
+        params = run.load(TokenizeParams, "tokenize")
+        files.read_manifest(corpus_dir)
+        files.read_manifest(raw_tokenizer_dir)
+        corpus = corpus_dir / "documents.jsonl"
+
+        if isinstance(kind, BpeTokenizerParams):
+            pieces = split_documents(read_documents(corpus, "reading words"), params)
+            train = (text for split, text in pieces if split == "train")
+            tokenizer = train_bpe(train, kind.vocab_size)
+        else:
+            tokenizer = Tokenizer.load(raw_tokenizer_dir)
+
+        facts: dict[str, Any] = {"corpus": files.digest(corpus_dir), "params": params.model_dump()}
+        with (
+            files.new_directory(tokenizer_dir, kind.model_dump()) as new_tokenizer,
+            files.new_directory(tokens_dir, facts) as new_tokens,
+        ):
+            tokenizer.save(new_tokenizer)
+            started = time.perf_counter()
+            pieces = split_documents(read_documents(corpus, "encoding"), params)
+            facts |= write_shards(
+                new_tokens,
+                encode(pieces, tokenizer),
+                tokenizer,
+                params.shard_tokens,
+                params.max_document_tokens,
+            )
+            seconds = time.perf_counter() - started
+        run.metrics(summary(tokenizer.n_vocab, facts["splits"], seconds))
+
+
+def read_documents(path: Path, purpose: str) -> Iterator[str]:
+    """The texts of a corpus one by one, with a progress line that says what for.
+
+    Raises:
+        UserError: a line is not UTF-8, not JSON or not a `Document`, or there is none.
+    """
+    number = 0
+    with (
+        path.open("rb") as lines,
+        tqdm(
+            desc=purpose,
+            total=path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            delay=2,
+            disable=None,
+        ) as progress,
+    ):
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield Document.model_validate_json(line).text
+            except ValidationError as error:
+                raise UserError(f"{path}, line {number}: {_describe(error)}") from error
+            progress.update(len(line))
+    if not number:
+        raise UserError(f"{path}: no documents. Check the section corpus of the parameters")
+
+
+def _describe(error: ValidationError) -> str:
+    return "; ".join(
+        " ".join([*(f"'{part}':" for part in problem["loc"]), problem["msg"]])
+        for problem in error.errors()
+    )
+
+
+def split_documents(texts: Iterable[str], params: TokenizeParams) -> Iterator[tuple[str, str]]:
+    """(split, text) pairs. Every text's place depends on itself and the parameters alone."""
+    for text in texts:
+        if params.split == "position":
+            end = int(len(text) * (1 - params.val_fraction))
+            yield "train", text[:end]
+            yield "validation", text[end:]
+        else:
+            yield ("validation" if draw(params.seed, text) < params.val_fraction else "train"), text
+
+
+def draw(seed: int, text: str) -> float:
+    """A number in [0, 1) that the two decide."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:6], "big") / 2**48
+
+
+def encode(
+    pieces: Iterable[tuple[str, str]], tokenizer: Tokenizer
+) -> Iterator[tuple[str, list[int]]]:
+    """(split, token ids) of (split, text) pairs, in order."""
+    pieces = iter(pieces)
+    while batch := list(islice(pieces, 1024)):
+        splits, texts = zip(*batch, strict=True)
+        yield from zip(splits, tokenizer.encode_batch(texts), strict=True)
+
+
+def summary(n_vocab: int, splits: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The metrics. ``bytes_per_token`` leaves the ``<|endoftext|>`` between documents out."""
+    tokens, documents, text_bytes = (
+        sum(split[key] for split in splits.values())
+        for key in ("tokens", "documents", "text_bytes")
+    )
+    keys = ("tokens", "documents", "text_bytes", "truncated")
+    return {
+        "vocab_size": n_vocab,
+        **{name: {key: split[key] for key in keys} for name, split in splits.items()},
+        "bytes_per_token": text_bytes / (tokens - documents),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpt2
+
+REPOSITORY = Path(gpt2.__file__).parents[2]
+STAGE = """
+import logging, time, sys
+from pathlib import Path
+import stages
+from gpt2.errors import UserError
+from gpt2.params import Params
+from stages.running import running
+
+class Schema(Params):
+    lr: float
+
+with running("llama3-eval", Path("params.yaml"), ["finetune"]) as run:
+    params = run.load(Schema, "finetune")
+    logging.getLogger("gpt2.trainer").info("step 1")
+    logging.getLogger("gpt2.trainer").warning("slow")
+    logging.getLogger("peft").info("chatter")
+    try:
+        exec(sys.argv[1])
+    finally:
+        print("in order", flush=True)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text("finetune: {lr: 0.5}\n")
+    return tmp_path
+
+
+def start(place: Path, body: str, **settings: str) -> subprocess.Popen[str]:
+    environment = {"MLFLOW_TRACKING_URI": "off", **settings, "PYTHONPATH": str(REPOSITORY)}
+    inherited = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
+    return subprocess.Popen(
+        [sys.executable, "-c", STAGE, body],
+        cwd=place,
+        env={**inherited, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_stage_that_does_well(place: Path) -> None:
+    body = "run.metrics({'mean': params.lr, 'trusted': True, 'by': {'name': 3, 'judge': 'x'}})"
+    process = start(place, body)
+    out, err = process.communicate()
+    lines = out.splitlines()
+    assert lines[:-1] == ["llama3-eval: started", "step 1", "warning: slow", "in order"]
+    assert re.fullmatch(r"llama3-eval: done in \d+\.\d s", lines[-1])
+    assert (err, process.returncode) == ("", 0)
+    metrics = json.loads((place / "metrics" / "llama3_eval.json").read_text())
+    assert metrics.pop("wall_seconds") >= 0
+    assert metrics == {"mean": 0.5, "trusted": True, "by": {"name": 3, "judge": "x"}}
+
+
+def test_numbers_reach_the_store_at_the_root_not_in_the_copy(place: Path, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    root = tmp_path / "root"
+    root.mkdir()
+    body = "run.metrics({'mean': 0.25, 'trusted': True, 'by': {'name': 3, 'judge': 'x'}})"
+    process = start(place, body, DVC_ROOT=str(root), MLFLOW_TRACKING_URI="")
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, ""), out
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert run.data.params == {"finetune.lr": "0.5"}
+    metrics = run.data.metrics
+    assert metrics.pop("wall_seconds") >= 0
+    assert metrics == {"mean": 0.25, "trusted": 1.0, "by.name": 3.0}
+    assert not (place / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "body", "message"),
+    [
+        ("finetune: {lr: 0.5}", "raise UserError('a.jsonl: empty')", "error: a.jsonl: empty\n"),
+        ("finetune: {lr: 6e-4}", "", "params.yaml: finetune.lr: Input should be a valid number"),
+        ("finetune: {lr: 0.5, x: 1}", "", "params.yaml: finetune.x: unknown key"),
+        ("pretrain: {}", "", "error: params.yaml: section 'finetune' is missing"),
+    ],
+)
+def test_an_error_that_the_user_can_mend(place: Path, params: str, body: str, message: str) -> None:
+    (place / "params.yaml").write_text(params)
+    process = start(place, body)
+    out, err = process.communicate()
+    assert message in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert process.returncode == 1
+    assert "done" not in out
+    assert not (place / "metrics").exists()
+
+
+def test_a_bug_keeps_its_traceback(place: Path) -> None:
+    process = start(place, "1 / 0")
+    _, err = process.communicate()
+    assert "ZeroDivisionError" in err
+    assert process.returncode == 1
+
+
+def wait_until_it_runs(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "warning: slow\n":
+            return
+
+
+def test_a_second_run_beside_the_first_is_refused_and_sigterm_ends_in_order(place: Path) -> None:
+    first = start(place, "time.sleep(60)")
+    wait_until_it_runs(first)
+    second = start(place, "pass")
+    _, err = second.communicate()
+    assert f"llama3-eval.lock: in use by process {first.pid}" in err
+    assert second.returncode == 1
+    first.send_signal(signal.SIGTERM)
+    out, err = first.communicate()
+    assert out == "in order\n"
+    assert err == ""
+    assert first.returncode == 128 + signal.SIGTERM
+    third = start(place, "pass")
+    third.communicate()
+    assert third.returncode == 0
+
+
+def test_experiments_in_copies_run_side_by_side(tmp_path: Path) -> None:
+    processes = []
+    for name in ("copy1", "copy2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "params.yaml").write_text("finetune: {lr: 0.5}\n")
+        processes.append(start(tmp_path / name, "time.sleep(60)", DVC_ROOT=str(tmp_path)))
+        wait_until_it_runs(processes[-1])
+    for process in processes:
+        process.terminate()
+        process.communicate()
+        assert process.returncode == 143

@@ -1,0 +1,219 @@
+"""The stage on real corpora, from the command line to the shards, and what it says of bad ones."""
+
+import json
+import random
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from gpt2.files import new_directory, read_json, read_manifest
+from gpt2.shards import Tokens
+from gpt2.tokenizer import END_OF_TEXT, Tokenizer
+from stages.tokenize import TokenizeParams, draw, main, split_documents
+
+TEXTS = [
+    text
+    for path in sorted(Path(click.__file__).parent.glob("*.py"))
+    for text in path.read_text(encoding="utf-8").split("\n\n\n")
+]
+BPE = {"kind": "bpe", "vocab_size": 512}
+TOKENIZE = {"val_fraction": 0.2, "seed": 123, "shard_tokens": 10_000}
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    with new_directory(tmp_path / "raw"):
+        pass
+    return tmp_path
+
+
+def corpus(lines: list[str | bytes]) -> None:
+    with new_directory(Path("corpus")) as new, (new / "documents.jsonl").open("wb") as file:
+        for line in lines:
+            file.write((line if isinstance(line, bytes) else line.encode()) + b"\n")
+
+
+def documents(texts: list[str]) -> list[str | bytes]:
+    return [json.dumps({"name": f"n{i}", "text": text}) for i, text in enumerate(texts)]
+
+
+def run(tokenizer: dict[str, object] = BPE, **changes: object) -> Result:
+    sections = {"tokenizer": tokenizer, "tokenize": TOKENIZE | changes}
+    Path("params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
+    places = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
+    return CliRunner().invoke(
+        main, [*places, "--tokenizer-dir=tokenizer", "--tokens-dir=tokens"], catch_exceptions=False
+    )
+
+
+def texts_of(split: str) -> list[str]:
+    tokens = Tokens.open(Path("tokens"), split)
+    text = Tokenizer.load(Path("tokenizer")).decode(tokens.window(0, len(tokens)).tolist())
+    return text.split(END_OF_TEXT)[1:]
+
+
+def test_the_corpus_comes_back_from_the_shards() -> None:
+    corpus(documents(TEXTS))
+    assert run().exit_code == 0
+    train, validation = texts_of("train"), texts_of("validation")
+    expected = {"train": [], "validation": []}
+    for text in TEXTS:
+        expected["validation" if draw(123, text) < 0.2 else "train"].append(text)
+    assert train == expected["train"]
+    assert validation == expected["validation"]
+    assert 0.1 < len(validation) / len(TEXTS) < 0.3
+
+    metrics = read_json(Path("metrics/tokenize.json"))
+    assert metrics["vocab_size"] == 512
+    assert metrics["train"]["documents"] == len(train)
+    assert metrics["validation"]["text_bytes"] == sum(len(text.encode()) for text in validation)
+    assert 1.5 < metrics["bytes_per_token"] < 4
+    manifest = read_manifest(Path("tokens"))
+    assert manifest["params"]["val_fraction"] == 0.2
+    assert manifest["tokenizer"] == Tokenizer.load(Path("tokenizer")).fingerprint
+    assert read_manifest(Path("tokenizer"))["kind"] == "bpe"
+
+
+def test_the_tokenizer_learns_nothing_from_validation_documents() -> None:
+    kept = [text for text in TEXTS if draw(123, text) >= 0.2]
+    held_out = "zqzq" * 5000
+    held_out += next(str(i) for i in range(100) if draw(123, held_out + str(i)) < 0.2)
+    corpus(documents([*kept, held_out]))
+    assert run().exit_code == 0
+    assert "zq" not in Path("tokenizer/vocab.json").read_text(encoding="utf-8")
+
+
+def test_two_runs_write_the_same_bytes() -> None:
+    corpus(documents(TEXTS))
+    manifests = []
+    for _ in range(2):
+        assert run().exit_code == 0
+        manifests.append([read_manifest(Path(name)) for name in ("tokenizer", "tokens")])
+    assert manifests[0] == manifests[1]
+
+
+def test_the_split_depends_on_the_text_alone() -> None:
+    params = TokenizeParams(val_fraction=0.2, seed=1, shard_tokens=1)
+    once = dict(zip(TEXTS, split_documents(TEXTS, params), strict=True))
+    shuffled = random.Random(0).sample(TEXTS, len(TEXTS))
+    assert once == dict(zip(shuffled, split_documents(shuffled, params), strict=True))
+    draws = [draw(seed, text) for text in TEXTS for seed in range(10)]
+    assert 0.47 < sum(draws) / len(draws) < 0.53
+
+
+def test_one_text_is_split_by_position() -> None:
+    text = "\n".join(TEXTS)
+    corpus(documents([text]))
+    assert run(split="position", val_fraction=0.1).exit_code == 0
+    end = int(0.9 * len(text))  # as in the tutorial
+    assert texts_of("train") == [text[:end]]
+    assert texts_of("validation") == [text[end:]]
+
+
+def test_long_documents_are_cut() -> None:
+    corpus(documents(TEXTS))
+    assert run(max_document_tokens=50).exit_code == 0
+    tokenizer = Tokenizer.load(Path("tokenizer"))
+    train = [text for text in TEXTS if draw(123, text) >= 0.2]
+    lengths = [len(tokenizer.encode(text)) for text in train]
+    metrics = read_json(Path("metrics/tokenize.json"))["train"]
+    assert metrics["truncated"] == sum(length > 50 for length in lengths) > 0
+    assert metrics["tokens"] == sum(1 + min(length, 50) for length in lengths)
+
+
+def test_gpt2_takes_its_tokenizer_from_the_download() -> None:
+    corpus(documents(TEXTS))
+    assert run().exit_code == 0
+    tokenizer = Tokenizer.load(Path("tokenizer"))
+    with new_directory(Path("raw")) as raw:
+        tokenizer.save(raw)
+    corpus(documents(TEXTS[::2]))
+    assert run({"kind": "gpt2"}).exit_code == 0
+    assert Tokenizer.load(Path("tokenizer")).fingerprint == tokenizer.fingerprint
+    assert read_manifest(Path("tokenizer"))["kind"] == "gpt2"
+    Path("raw/merges.txt").write_text("changed")
+    result = run({"kind": "gpt2"})
+    assert result.exit_code == 1
+    assert "raw: damaged.\n  merges.txt: sha256" in result.stderr
+
+
+GOOD = documents(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "documents.jsonl: no documents"),
+        ([*GOOD, b'{"name": "a", "text": "caf\xe9"}'], f"line {len(GOOD) + 1}: Invalid JSON"),
+        ([*GOOD[:2], '{"name": "a", "text": ', *GOOD[2:]], "line 3: Invalid JSON"),
+        ([*GOOD[:2], "", *GOOD[2:]], "line 3: Invalid JSON"),
+        ([*GOOD[:2], '{"name": "a", "text": "\\ud83d"}', *GOOD[2:]], "line 3: Invalid JSON"),
+        ([*GOOD[:2], '{"name": "a"}', *GOOD[2:]], "line 3: 'text': Field required"),
+        ([*GOOD[:2], '{"name": "a", "text": 5}', *GOOD[2:]], "line 3: 'text': Input should be a"),
+        (documents(["the cat sat on the mat"]), "tokenizer.vocab_size: 512 entries"),
+    ],
+)
+def test_bad_corpora(lines: list[str | bytes], message: str, workplace: Path) -> None:
+    """One message that names file and line, status 1, no output."""
+    corpus(lines)
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert names(workplace) == {"corpus", "raw", "params.yaml", "data"}
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_failure_among_the_shards_leaves_the_outputs_as_they_were(workplace: Path) -> None:
+    corpus(GOOD)
+    assert run().exit_code == 0
+    with new_directory(Path("raw")) as raw:
+        Tokenizer.load(Path("tokenizer")).save(raw)
+    before = [read_manifest(Path(name)) for name in ("tokenizer", "tokens")], names(workplace)
+    corpus([*GOOD, "{"])
+    # The tokenizer of this kind is not trained, so the bad line is met while shards are written.
+    result = run({"kind": "gpt2"}, shard_tokens=1000)
+    assert result.exit_code == 1
+    assert f"documents.jsonl, line {len(GOOD) + 1}: Invalid JSON" in result.stderr
+    after = [read_manifest(Path(name)) for name in ("tokenizer", "tokens")], names(workplace)
+    assert after == before
+
+
+def test_a_split_without_documents() -> None:
+    corpus(GOOD)
+    result = run(val_fraction=1e-9)
+    assert result.exit_code == 1
+    assert "no document falls into the validation split. Change tokenize.val_" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_fraction": 0.0}, "tokenize.val_fraction: Input should be greater than 0"),
+        ({"val_fraction": 1.0}, "tokenize.val_fraction: Input should be less than 1"),
+        ({"shard_tokens": 0}, "tokenize.shard_tokens: Input should be greater than 0"),
+        ({"shards": 3}, "tokenize.shards: unknown key"),
+        ({"split": "random"}, "tokenize.split: Input should be 'hash' or 'position'"),
+    ],
+)
+def test_bad_parameters(changes: dict[str, object], message: str) -> None:
+    corpus(GOOD)
+    result = run(**changes)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_a_vocabulary_larger_than_the_shard_type() -> None:
+    corpus(GOOD)
+    result = run({"kind": "bpe", "vocab_size": 65_537})
+    assert result.exit_code == 1
+    assert "vocab_size: Input should be less than or equal to 65536" in result.stderr
+    assert not Path("tokens").exists()

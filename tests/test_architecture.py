@@ -1,0 +1,115 @@
+"""The rules of the house, kept by parsing imports: see the table of modules in the design."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.deps import ROOT, dependencies, imports
+
+GPT2 = ROOT / "src" / "gpt2"
+STAGES = ROOT / "stages"
+SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
+
+# From the bottom up. A module imports only from lower levels; the modules of a package are one.
+LEVELS = (
+    {"errors"},
+    {"files", "params", "batch", "locks"},
+    {"tracking"},
+    {"tokenizer", "sources", "model"},
+    {"shards", "instructions", "optim", "text_metrics"},
+    {"weights", "generation", "checkpoint", "judge"},
+    {"trainer"},
+)
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+HEAVY = {"torch", "mlflow", "pandas", "matplotlib", "xllamacpp", "transformers"}
+LIGHT = ("errors", "files", "params", "locks", "tracking", "tokenizer", "text_metrics")
+
+
+def relative(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def module_of(file: Path) -> str:
+    """``trainer`` for src/gpt2/trainer.py, ``judge`` for all of src/gpt2/judge/."""
+    return file.relative_to(GPT2).with_suffix("").parts[0]
+
+
+def own_modules(file: Path) -> set[str]:
+    """The modules of gpt2 that a file imports."""
+    return {name.split(".")[1] for name in imports(file) if name.startswith("gpt2.")}
+
+
+def packages(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(file)}
+
+
+@pytest.mark.parametrize("file", sorted(GPT2.rglob("*.py")), ids=relative)
+def test_imports_go_down(file: Path) -> None:
+    module = module_of(file)
+    if module == "__init__":
+        assert not own_modules(file)
+        return
+    assert module in LEVEL, f"give {module} a level in {__file__}"
+    others = own_modules(file) - {module}
+    up = {other for other in others if LEVEL.get(other, len(LEVELS)) >= LEVEL[module]}
+    assert not up, f"{module} (level {LEVEL[module]}) must not import {up}"
+    assert "stages" not in packages(file)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=relative)
+def test_forbidden_imports(file: Path) -> None:
+    forbidden = {"dvc", "scripts", "tests", *PICKLES}
+    if file != GPT2 / "tracking.py":
+        forbidden.add("mlflow")
+    assert not packages(file) & forbidden
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=relative)
+def test_nothing_is_unpickled_and_no_import_is_relative(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) != "torch.load", f"line {node.lineno}: torch.load"
+        if isinstance(node, ast.keyword):
+            assert node.arg != "allow_pickle", f"line {node.lineno}: allow_pickle"
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    files = [GPT2 / f"{name}.py" for name in LIGHT]
+    files += [*(GPT2 / "sources").glob("*.py"), *(GPT2 / "judge").glob("*.py")]
+    names = [".".join(file.relative_to(GPT2.parent).with_suffix("").parts) for file in files]
+    code = f"import sys, {', '.join(names)}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=GPT2.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.split() == []
+
+
+def stages_in_dvc_yaml() -> Iterator[tuple[str, Path, list[str]]]:
+    """Name, file and ``.py`` dependencies of each stage."""
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    for name, stage in pipeline["stages"].items():
+        command = re.match(r"python -m stages\.(\w+)", stage["cmd"])
+        assert command, f"{name}: cmd must begin with 'python -m stages.<name>'"
+        code = [dep for dep in stage["deps"] if dep.endswith(".py") or dep.startswith("src")]
+        yield name, STAGES / f"{command[1]}.py", code
+
+
+def test_dvc_yaml_names_the_code_of_each_stage() -> None:
+    for name, file, named in stages_in_dvc_yaml():
+        expected = [str(path) for path in dependencies(file)]
+        listing = "\n".join(f"      - {path}" for path in expected)
+        assert sorted(named) == expected, f"the code that {name} runs:\n{listing}"
