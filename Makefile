@@ -5,6 +5,7 @@
 
 PYTHON = python3
 PORT = 5000
+FREEZE = .venv/bin/python -m pip freeze --all | sed '/^pip==/d; s/+cpu$$//'
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
@@ -33,10 +34,9 @@ lock: ## pin anew what requirements*.in name, from the package index
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -r requirements.in
-	.venv/bin/python -m pip freeze | sed 's/+cpu$$//' > requirements.txt
+	$(FREEZE) > requirements.txt
 	.venv/bin/python -m pip install -r requirements-dev.in
-	{ echo '-r requirements.txt'; .venv/bin/python -m pip freeze | sed 's/+cpu$$//' \
-		| grep -vxFf requirements.txt; } > requirements-dev.txt
+	{ echo '-r requirements.txt'; $(FREEZE) | grep -vxFf requirements.txt; } > requirements-dev.txt
 	touch .venv/run .venv/test
 
 .venv/run: requirements.txt

@@ -17,8 +17,8 @@ STAGES = (
 SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
-    """The summary for the metrics of each stage; stages without metrics are passed over."""
+def summary(metrics: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+    """The summary of each stage's metrics and time; stages without metrics are passed over."""
     parts = {
         "pretrain": _pretrain,
         "finetune": _finetune,
@@ -28,7 +28,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
     lines = [line for stage in parts if stage in metrics for line in parts[stage](metrics[stage])]
     if "finetune" in metrics:
         lines.append("model         data/models/finetuned (Hugging Face format)")
-    return "\n".join([*lines, *_times(metrics), "runs          make ui"])
+    return "\n".join([*lines, *_times(seconds), "runs          make ui"])
 
 
 def _pretrain(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -65,17 +65,21 @@ def _judge(metrics: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _times(metrics: Mapping[str, Any]) -> Iterator[str]:
-    seconds = {stage: metrics[stage]["wall_seconds"] for stage in STAGES if stage in metrics}
+def _times(seconds: Mapping[str, float]) -> Iterator[str]:
     each = ", ".join(f"{stage.replace('_', '-')} {time:.0f}" for stage, time in seconds.items())
     yield f"seconds       {each}; together {sum(seconds.values()):.0f}"
 
 
 def main() -> None:
     """Print the summary of the metrics below the working directory."""
-    files = {stage: Path("metrics", f"{stage}.json") for stage in STAGES}
-    found = {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
-    print(summary(found))
+    metrics = _read(Path("metrics"))
+    speed = _read(Path("data", "runs", "speed"))
+    print(summary(metrics, {stage: values["wall_seconds"] for stage, values in speed.items()}))
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    files = {stage: directory / f"{stage}.json" for stage in STAGES}
+    return {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
 
 
 if __name__ == "__main__":

@@ -67,17 +67,20 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
         batches = InstructionBatches(
             train, params.batch_size, params.micro_batch_size, params.seed, collator
         )
-        shown = [record for record in records if record.split == "validation"][
-            : params.sample_records
-        ]
-        prompts = [tokenizer.encode(prompt(record.instruction, record.input)) for record in shown]
+        asked = [
+            (record, ids)
+            for record in records
+            if record.split == "validation"
+            and len(ids := tokenizer.encode(prompt(record.instruction, record.input))) < T
+        ][: params.sample_records]
 
         def show_samples(step: int) -> None:
+            prompts = [ids for _, ids in asked]
             answers = generate(model, prompts, params.sampling, tokenizer.end_of_text, runtime)
             texts = [
                 f"{prompt(record.instruction, record.input)}{tokenizer.decode(ids)}\n"
                 f"(expected: {record.output})"
-                for record, ids in zip(shown, answers, strict=True)
+                for (record, _), ids in zip(asked, answers, strict=True)
             ]
             run.tracker.text("\n\n---\n\n".join(texts) + "\n", f"samples/step-{step:06d}.txt")
 

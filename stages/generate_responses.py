@@ -14,6 +14,7 @@ from gpt2.generation import SamplingParams, generate
 from gpt2.instructions import Record, load_records, prompt
 from gpt2.params import Positive
 from gpt2.progress import Progress
+from gpt2.sources.records import sample
 from gpt2.text_metrics import most_frequent, name_as_words, score
 from gpt2.tokenizer import Tokenizer
 from stages.running import running
@@ -25,7 +26,7 @@ class GenerateResponsesParams(SamplingParams, DeviceParams):
     """How the test records are answered."""
 
     max_records: Positive | None = None
-    """Test records of each kind that are answered, the first of the file; null: all."""
+    """Test records of each kind that are answered; null: all."""
     batch_size: Positive = 32
     """Records answered side by side."""
 
@@ -47,7 +48,7 @@ def main(
     with running("generate-responses", params_path, sections=["generate_responses"]) as run:
         params = run.load(GenerateResponsesParams, "generate_responses")
         records = load_records(instructions_file)
-        asked = choose_records(records, params.max_records)
+        asked = choose_records(records, params.max_records, params.seed)
         answers = {
             "finetuned": answer(finetuned_model_dir, asked, params, "finetuned"),
             "base": answer(base_model_dir, asked, params, "base"),
@@ -74,19 +75,17 @@ def main(
         run.metrics({"n_records": len(rows), "by_kind": by_kind})
 
 
-def choose_records(records: Sequence[Record], max_records: int | None) -> list[Record]:
-    """The test records, at most ``max_records`` of each kind.
+def choose_records(records: Sequence[Record], max_records: int | None, seed: int) -> list[Record]:
+    """The test records, at most ``max_records`` of each kind, drawn by a hash.
 
     Raises:
         UserError: there is none.
     """
+    tests = [record for record in records if record.split == "test"]
     chosen: list[Record] = []
-    counts: dict[str, int] = {}
-    for record in records:
-        n = counts.get(record.kind, 0)
-        if record.split == "test" and (max_records is None or n < max_records):
-            chosen.append(record)
-            counts[record.kind] = n + 1
+    for kind in sorted({record.kind for record in tests}):
+        of_kind = [record for record in tests if record.kind == kind]
+        chosen += sample(of_kind, max_records, lambda record: record.input, seed)
     if not chosen:
         raise UserError("the instructions have no record in the test split; give more records")
     return chosen
@@ -129,7 +128,7 @@ def score_by_kind(
         trained = [r.output for r in records if r.kind == kind and r.split == "train"]
         hypotheses = {model: [texts[i] for i in rows] for model, texts in answers.items()}
         hypotheses["most_frequent"] = [most_frequent(trained or [""])] * len(rows)
-        if all(asked[i].name for i in rows):
+        if kind == "describe":
             hypotheses["name_as_words"] = [name_as_words(asked[i].name) for i in rows]
         table[kind] = {"n": len(rows)} | {
             answerer: score(references, texts) for answerer, texts in hypotheses.items()

@@ -45,6 +45,7 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
             max_tokens=params.max_tokens,
             temperature=params.temperature,
             seed=params.seed,
+            threads=params.threads,
         )
         # The log outlives a crash or a failure; one log for each judge and each set of responses.
         key = cache_key(judge, files.digest(responses_dir))[:16]

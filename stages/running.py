@@ -48,16 +48,19 @@ class Run:
         """One section of the parameter file, checked against ``schema``."""
         return params.load(schema, self.params_path, section)
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
-        """Write the results to ``metrics/<stage>.json`` and tell the tracker its numbers.
+    def metrics(self, values: Mapping[str, Any], speed: Mapping[str, float] | None = None) -> None:
+        """Write the results to ``metrics/<stage>.json`` and tell the tracker all numbers.
 
-        ``wall_seconds``, the time since the start of the stage, is added: call this last.
+        What differs from run to run, ``speed`` and the stage's ``wall_seconds``, is kept apart, in
+        ``data/runs/speed/``: so the same inputs give the same ``dvc.lock``. Call this last.
         """
-        values = {**values, "wall_seconds": round(time.monotonic() - self.started, 1)}
-        write_json(METRICS / f"{self.stage.replace('-', '_')}.json", values)
+        name = f"{self.stage.replace('-', '_')}.json"
+        speed = {**(speed or {}), "wall_seconds": round(time.monotonic() - self.started, 1)}
+        write_json(METRICS / name, values)
+        write_json(self.runs / "speed" / name, speed)
         numbers = {
             key: float(value)
-            for key, value in flatten(values).items()
+            for key, value in flatten({**values, **speed}).items()
             if isinstance(value, int | float)
         }
         self.tracker.metrics(numbers)

@@ -85,7 +85,9 @@ def main(
                 params.max_document_tokens,
             )
             seconds = time.perf_counter() - started
-        run.metrics(summary(tokenizer.n_vocab, facts["splits"], seconds))
+        tokens = sum(split["tokens"] for split in facts["splits"].values())
+        speed = {"tokens_per_second": tokens / seconds}
+        run.metrics(summary(tokenizer.n_vocab, facts["splits"]), speed)
 
 
 def read_documents(path: Path, purpose: str) -> Iterator[str]:
@@ -149,7 +151,7 @@ def encode(
         yield from zip(splits, tokenizer.encode_batch(texts), strict=True)
 
 
-def summary(n_vocab: int, splits: dict[str, dict[str, Any]], seconds: float) -> dict[str, Any]:
+def summary(n_vocab: int, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The metrics. ``bytes_per_token`` leaves the ``<|endoftext|>`` between documents out."""
     tokens, documents, text_bytes = (
         sum(split[key] for split in splits.values())
@@ -160,8 +162,6 @@ def summary(n_vocab: int, splits: dict[str, dict[str, Any]], seconds: float) -> 
         "vocab_size": n_vocab,
         **{name: {key: split[key] for key in keys} for name, split in splits.items()},
         "bytes_per_token": text_bytes / (tokens - documents),
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
     }
 
 

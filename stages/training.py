@@ -24,17 +24,16 @@ def micro_batches(batch: Batch, size: int | None) -> list[Batch]:
 
 def report(run: Run, history: History, metrics: Mapping[str, Any]) -> None:
     """Write the curve to ``plots/``, show it to the tracker, and write the stage's metrics."""
-    rows = pd.DataFrame(curves(history))
+    rows = pd.DataFrame(curves(history)).drop(columns="tokens_per_second")
     files.write_text(PLOTS / f"{run.stage}.csv", rows.to_csv(index=False))
     run.tracker.figure(loss_figure(history), "loss.png")
     run.metrics(
+        {**metrics, "train_tokens": history.tokens},
         {
-            **metrics,
-            "train_tokens": history.tokens,
             "train_seconds": round(history.seconds, 1),
             "tokens_per_second": round(history.tokens / history.seconds, 1),
             "peak_memory_mib": round(history.peak_memory_mib, 1),
-        }
+        },
     )
 
 

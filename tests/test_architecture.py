@@ -19,8 +19,8 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 # From the bottom up. A module imports only from lower levels; the modules of a package are one.
 LEVELS = (
     {"errors"},
-    {"files", "params", "batch", "locks"},
-    {"tracking"},
+    {"files", "params", "batch", "locks", "progress"},
+    {"tracking", "device"},
     {"tokenizer", "sources", "model"},
     {"shards", "instructions", "optim", "text_metrics"},
     {"weights", "generation", "checkpoint", "judge"},
@@ -30,7 +30,16 @@ LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in mod
 
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HEAVY = {"torch", "mlflow", "pandas", "matplotlib", "xllamacpp", "transformers"}
-LIGHT = ("errors", "files", "params", "locks", "tracking", "tokenizer", "text_metrics")
+LIGHT = (
+    "errors",
+    "files",
+    "params",
+    "locks",
+    "progress",
+    "tracking",
+    "tokenizer",
+    "text_metrics",
+)
 
 
 def relative(file: Path) -> str:

@@ -104,7 +104,7 @@ def _generate_batch(
     )
     # Padding stands on the right: no token looks ahead, and its places in the cache are written
     # again, by the tokens that really come there, before anything looks at them.
-    ids = torch.full((len(rows), longest), end_of_text)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(prompts[row])] = torch.tensor(prompts[row])
     positions = torch.arange(longest).expand(len(rows), -1)

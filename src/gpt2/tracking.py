@@ -258,7 +258,7 @@ def _open_run(stage: str, uri: str, root: Path, started: float) -> _OpenRun:
     with locked(root / f"{STORE}.lock"):
         client = MlflowClient(uri)
         experiment = _experiment(client, uri, root)
-        parent = _parent(client, experiment)
+        parent = _parent(client, experiment, _milliseconds(started))
     run = client.create_run(
         experiment,
         start_time=_milliseconds(started),
@@ -277,7 +277,7 @@ def _experiment(client: "MlflowClient", uri: str, root: Path) -> str:
     return client.create_experiment(name, artifact_location=artifacts)
 
 
-def _parent(client: "MlflowClient", experiment: str) -> str | None:
+def _parent(client: "MlflowClient", experiment: str, started: int) -> str | None:
     """The parent run of this call of dvc, found or created; None outside of dvc."""
     invocation = _invocation()
     if invocation is None:
@@ -285,7 +285,7 @@ def _parent(client: "MlflowClient", experiment: str) -> str | None:
     key, name = invocation
     found = client.search_runs([experiment], f"tags.`{INVOCATION_TAG}` = '{key}'", max_results=1)
     run = next(iter(found), None)
-    run = run or client.create_run(experiment, tags={INVOCATION_TAG: key}, run_name=name)
+    run = run or client.create_run(experiment, started, {INVOCATION_TAG: key}, name)
     parent: str = run.info.run_id
     client.update_run(parent, status="RUNNING")
     return parent

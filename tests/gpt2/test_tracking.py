@@ -133,32 +133,46 @@ def test_refused_input_leaves_no_run_but_a_run_that_began_fails(root: Path) -> N
     assert [run.info.status for run in runs_of(root, "begun")] == ["FAILED"]
 
 
-def test_stages_of_one_call_of_dvc_stand_under_one_parent(tmp_path: Path) -> None:
-    """Both stages of the first call start at once, on a repository without a store."""
-    launcher = tmp_path / "bin" / "dvc"
-    launcher.parent.mkdir()
-    launcher.write_text(
-        "import subprocess, sys\n"
-        f"command = [sys.executable, '-c', {STAGE!r}]\n"
-        "running = [subprocess.Popen([*command, stage, sys.argv[1]]) for stage in sys.argv[2:]]\n"
-        "sys.exit(sum(process.wait() for process in running))\n"
-    )
-    for stages in (["tokenize", "pretrain"], ["finetune"]):
+def test_stages_of_one_dvc_repro_stand_under_one_parent(tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(STAGE)
+    command = f"{sys.executable} stage.py"
+    stages = {
+        "one": {"cmd": f"{command} one . && echo 1 > 1.txt", "outs": ["1.txt"]},
+        "two": {"cmd": f"{command} two . && echo 2 > 2.txt", "deps": ["1.txt"], "outs": ["2.txt"]},
+    }
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    for arguments in (["init", "--no-scm", "--quiet"], ["repro", "--quiet"]):
         subprocess.run(
-            [sys.executable, str(launcher), str(tmp_path), *stages], env=environment(), check=True
+            [dvc, *arguments], cwd=tmp_path, env=environment(DVC_NO_ANALYTICS="1"), check=True
         )
 
-    stages_of = {run.info.run_name: run for run in runs_of(tmp_path) if parent_of(run)}
-    parents = {run.info.run_id: run for run in runs_of(tmp_path) if not parent_of(run)}
-    assert set(stages_of) == {"tokenize", "pretrain", "finetune"}
-    assert len(parents) == 2
-    first = parents[parent_of(stages_of["tokenize"])]
-    assert parent_of(stages_of["pretrain"]) == first.info.run_id
-    assert parent_of(stages_of["finetune"]) != first.info.run_id
-    assert first.info.run_name.startswith("dvc 20")
-    assert first.info.status == "FINISHED"
-    assert first.data.metrics == {"tokenize.val_loss": 2.5, "pretrain.val_loss": 2.5}
-    assert first.data.params == {"shared.seed": "1", "tokenize.lr": "0.5", "pretrain.lr": "0.5"}
+    (parent,) = (run for run in runs_of(tmp_path) if not parent_of(run))
+    (one,) = runs_of(tmp_path, "one")
+    (two,) = runs_of(tmp_path, "two")
+    assert [parent_of(run) for run in (one, two)] == [parent.info.run_id] * 2
+    assert parent.info.run_name.startswith("dvc 20")
+    assert parent.info.status == "FINISHED"
+    assert parent.info.start_time <= one.info.start_time < two.info.start_time
+    assert parent.info.end_time >= two.info.end_time
+    assert parent.data.metrics == {"one.val_loss": 2.5, "two.val_loss": 2.5}
+    assert parent.data.params == {"shared.seed": "1", "one.lr": "0.5", "two.lr": "0.5"}
+
+
+def test_two_stages_that_start_at_once_make_one_store_and_one_parent(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STAGE, stage, str(tmp_path)],
+            env=environment(DVC_EXP_NAME="spicy-llama"),
+        )
+        for stage in ("one", "two")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    (parent,) = runs_of(tmp_path, "spicy-llama")
+    (one,) = runs_of(tmp_path, "one")
+    (two,) = runs_of(tmp_path, "two")
+    assert [parent_of(run) for run in (one, two)] == [parent.info.run_id] * 2
+    assert parent.data.metrics == {"one.val_loss": 2.5, "two.val_loss": 2.5}
 
 
 def test_an_experiment_of_dvc_is_one_parent_with_its_name(
@@ -175,28 +189,6 @@ def test_an_experiment_of_dvc_is_one_parent_with_its_name(
     expected = [parent.info.run_id for parent in parents]
     assert [parent_of(run) for run in runs_of(root, "first")] == expected
     assert [parent_of(run) for run in runs_of(root, "second")] == expected
-
-
-def test_real_dvc_repro_groups_its_stages(tmp_path: Path) -> None:
-    (tmp_path / "stage.py").write_text(STAGE)
-    command = f"{sys.executable} stage.py"
-    stages = {
-        "one": {"cmd": f"{command} one . && echo 1 > one.txt", "outs": ["one.txt"]},
-        "two": {
-            "cmd": f"{command} two . && echo 2 > two.txt",
-            "deps": ["one.txt"],
-            "outs": ["two.txt"],
-        },
-    }
-    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-    dvc = [sys.executable, "-m", "dvc"]
-    settings = environment(DVC_NO_ANALYTICS="1")
-    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, env=settings, check=True)
-    subprocess.run([*dvc, "repro", "--quiet"], cwd=tmp_path, env=settings, check=True)
-    (parent,) = (run for run in runs_of(tmp_path) if not parent_of(run))
-    children = [run for run in runs_of(tmp_path) if parent_of(run) == parent.info.run_id]
-    assert [run.info.run_name for run in children] == ["one", "two"]
-    assert set(parent.data.metrics) == {"one.val_loss", "two.val_loss"}
 
 
 def test_a_stage_with_nothing_to_send_yet_does_not_wait_for_mlflow(tmp_path: Path) -> None:

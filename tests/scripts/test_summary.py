@@ -17,11 +17,14 @@ def metrics() -> dict[str, Any]:
             "trusted": False,
         },
     }
-    return {name: {**values, "wall_seconds": 10.4} for name, values in stages.items()}
+    return stages
+
+
+SECONDS = {"pretrain": 31.2, "finetune": 20.8}
 
 
 def test_says_every_result() -> None:
-    text = summary(metrics())
+    text = summary(metrics(), SECONDS)
     for part in (
         "validation loss 4.000, perplexity 54.6, 1.710 bits per byte",
         "validation loss 2.100, before it 3.300",
@@ -36,11 +39,11 @@ def test_says_every_result() -> None:
 
 
 def test_stages_that_have_not_run_are_passed_over() -> None:
-    text = summary({"download": {"wall_seconds": 3.0}})
+    text = summary({}, {"download": 3.0})
     assert text.splitlines() == ["seconds       download 3; together 3", "runs          make ui"]
 
 
 def test_a_trusted_judge_is_called_trusted() -> None:
     values = metrics()
     values["llama3_eval"] |= {"trusted": True, "control_auc": 0.97}
-    assert "of 100; trusted (AUC on controls 0.97)" in summary(values)
+    assert "of 100; trusted (AUC on controls 0.97)" in summary(values, SECONDS)

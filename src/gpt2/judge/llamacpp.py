@@ -1,8 +1,10 @@
 """A judge that runs in this process: any GGUF model, by llama.cpp (package xllamacpp)."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from gpt2 import files
 from gpt2.errors import UserError
@@ -21,38 +23,31 @@ class LlamaCppJudge:
     A prompt that does not fit into ``n_ctx`` tokens together with its reply is an error, never cut.
 
     Raises:
-        UserError: ``path`` is missing or is no model that llama.cpp can run.
+        UserError: there is no file at ``path``; or, at the first prompt, llama.cpp cannot load it.
     """
 
     def __init__(
-        self, path: Path, *, n_ctx: int, max_tokens: int, temperature: float, seed: int
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        threads: int,
     ) -> None:
-        import xllamacpp  # type: ignore[import-untyped]
-
         if not path.is_file():
-            raise UserError(f"{path}: no such file. Run the stage download")
-        server = xllamacpp.CommonParams()
-        server.model.path = str(path)
-        server.n_ctx = n_ctx
-        server.n_parallel = 1
-        server.cache_prompt = False
-        server.cache_ram_mib = 0
-        server.warmup = False
-        server.ui = False
-        server.verbosity = 0
-        try:
-            self._server = xllamacpp.Server(server)
-        except RuntimeError as error:
-            raise UserError(
-                f"{path}: llama.cpp cannot load this model ({error}) "
-                "Is it a whole GGUF file, and does it fit into memory?"
-            ) from error
+            raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro")
+        self._path = path
+        self._n_ctx = n_ctx
+        self._threads = threads
         self._sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         self.digest = files.sha256(path)
         self.options: Mapping[str, object] = {
             "engine": f"xllamacpp {version('xllamacpp')}",
             "grammar": GRAMMAR,
             "n_ctx": n_ctx,
+            "threads": threads,
             **self._sampling,
         }
 
@@ -69,3 +64,30 @@ class LlamaCppJudge:
         if "error" in reply:
             raise JudgeError(f"llama.cpp: {reply['error']['message']}")
         return str(reply["choices"][0]["message"]["content"])
+
+    # Loaded by the first prompt: a server that is deleted before it was used can wait for ever
+    # (seen with xllamacpp 2026.10), and a rerun that has all its replies needs no model.
+    @cached_property
+    def _server(self) -> Any:
+        import xllamacpp  # type: ignore[import-untyped]
+
+        settings = xllamacpp.CommonParams()
+        settings.model.path = str(self._path)
+        settings.n_ctx = self._n_ctx
+        settings.n_parallel = 1
+        settings.cpuparams_batch.n_threads = self._threads
+        # Threads wait for each other after every operation. In a reply, a few tokens long, two gain
+        # 0.05 s over one, and lose 10 s as soon as a core is busy with something else.
+        settings.cpuparams.n_threads = 1
+        settings.cache_prompt = False
+        settings.cache_ram_mib = 0
+        settings.warmup = False
+        settings.ui = False
+        settings.verbosity = 0
+        try:
+            return xllamacpp.Server(settings)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self._path}: llama.cpp cannot load this model ({error}) "
+                "Is it a whole GGUF file, and does it fit into memory?"
+            ) from error

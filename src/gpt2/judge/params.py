@@ -62,6 +62,8 @@ class LlamaEvalParams(Params):
     """Longest prompt with its reply, in the judge's tokens; a longer one counts as an error."""
     max_tokens: Positive = 16
     """Longest reply, in the judge's tokens."""
+    threads: Positive = 2
+    """Threads that read the prompts (one writes the reply). More than the idle cores are slow."""
     min_control_auc: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Below this AUC between right and wrong control answers the judge is not trusted."""
     max_invalid: Fraction = 0.02

@@ -56,14 +56,14 @@ def make_records(
     splits = assign_splits(subjects, params)
     records: list[InstructionRecord] = []
     for kind, ask in _kinds(subjects).items():
-        made = [
+        made = _unique(
             InstructionRecord(*question, kind, splits[item.name], item.name)
             for item in subjects
             if (question := ask(item))
-        ]
+        )
         if kind in BALANCED:
             made = _balanced(made, params.seed)
-        records += sample(_unique(made), params.limit, attrgetter("name"), params.seed)
+        records += sample(made, params.limit, attrgetter("name"), params.seed)
     return records
 
 
@@ -175,9 +175,10 @@ def _nameless_description(item: DocumentedObject, packages: Iterable[str]) -> st
 
 def _plain(text: str) -> str:
     """Text on one line without reStructuredText's marks: ``:class:`~.lines.Line2D``` is Line2D."""
-    text = re.sub(r":[\w:]+:`[~!.\w]*?([^`<>.]+\(?\)?)(?: ?<[^`]*>)?`", r"\1", text)
+    text = text.replace("`\\s", "s`")  # a plural
+    text = re.sub(r":[\w:]+:`[~!.\w]*?([^`<>.]*[^`<>.\s])(?:\s*<[^`]*>)?`", r"\1", text)
     text = re.sub(r"`(?:~(?:[\w.]*\.)?|\.)(\w+)`", r"\1", text)
-    return " ".join(re.sub(r"`(\\(?=s\b))?", "", text).split())  # `Text`\\s, a plural, is Texts
+    return " ".join(text.replace("`", "").split())
 
 
 def _cut(text: str, length: int) -> str:
@@ -203,23 +204,29 @@ def _mentions(text: str, names: Iterable[str]) -> bool:
     return bool(found) and re.search(pattern, text, re.IGNORECASE) is not None
 
 
-def _balanced(records: Iterable[InstructionRecord], seed: int) -> list[InstructionRecord]:
-    """Each answer as often as the rarest one, in each split; drawn by hash."""
-    by_split: dict[str, dict[str, list[InstructionRecord]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        by_split[record.split][record.output].append(record)
-    return [
-        record
-        for by_answer in by_split.values()
-        for same in by_answer.values()
-        for record in sample(same, min(map(len, by_answer.values())), attrgetter("name"), seed)
-    ]
-
-
 def _unique(records: Iterable[InstructionRecord]) -> list[InstructionRecord]:
-    """The first of records that ask and answer the same, in the order of their names."""
-    ordered = sorted(records, key=attrgetter("name"), reverse=True)
-    return list({record[:3]: record for record in ordered}.values())[::-1]
+    """The first of records that ask and answer the same."""
+    first: dict[tuple[str, str, str], InstructionRecord] = {}
+    for record in records:
+        first.setdefault(record[:3], record)
+    return list(first.values())
+
+
+def _balanced(records: Sequence[InstructionRecord], seed: int) -> list[InstructionRecord]:
+    """Each answer as often as the rarest one, in each split; drawn by hash, in the given order."""
+    classes: dict[tuple[str, str], list[InstructionRecord]] = defaultdict(list)
+    for record in records:
+        classes[record.split, record.output].append(record)
+    rarest = {
+        split: min(len(same) for (other, _), same in classes.items() if other == split)
+        for split, _ in classes
+    }
+    kept = {
+        record
+        for (split, _), same in classes.items()
+        for record in sample(same, rarest[split], attrgetter("name"), seed)
+    }
+    return [record for record in records if record in kept]
 
 
 def _groups(objects: Iterable[DocumentedObject]) -> list[list[str]]:

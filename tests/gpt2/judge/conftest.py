@@ -17,4 +17,4 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def judge(tiny_model: Path) -> LlamaCppJudge:
-    return LlamaCppJudge(tiny_model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1)
+    return LlamaCppJudge(tiny_model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1, threads=1)

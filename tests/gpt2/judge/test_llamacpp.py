@@ -28,7 +28,7 @@ def test_replies_are_valid_and_vary(judge):
 def test_replies_depend_neither_on_the_order_nor_on_the_process(judge, tiny_model):
     forwards = [judge.judge(prompt) for prompt in PROMPTS]
     assert [judge.judge(prompt) for prompt in PROMPTS[::-1]] == forwards[::-1]
-    again = LlamaCppJudge(tiny_model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1)
+    again = open_judge(tiny_model)
     assert [again.judge(prompt) for prompt in PROMPTS] == forwards
     assert (again.digest, again.options) == (judge.digest, judge.options)
     assert judge.digest == files.sha256(tiny_model)
@@ -50,7 +50,7 @@ def test_a_cut_model_is_named(tiny_model, tmp_path, keep):
     path = tmp_path / "model.gguf"
     path.write_bytes(tiny_model.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"model\.gguf: llama\.cpp cannot load this model"):
-        open_judge(path)
+        open_judge(path).judge(PROMPTS[0])
 
 
 @pytest.mark.network
@@ -68,4 +68,4 @@ def test_the_starters_judge_reads_and_grades(tmp_path):
 
 
 def open_judge(path: Path) -> LlamaCppJudge:
-    return LlamaCppJudge(path, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1)
+    return LlamaCppJudge(path, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1, threads=1)

@@ -75,7 +75,9 @@ def test_all_else_is_invalid(reply):
 
 def test_prompt_holds_all_parts_in_order():
     prompt = build_prompt(ITEM, seed=1)
-    positions = [prompt.index(part) for part in ("Add the numbers.", "2 and 2", "\n4\n", "It is 4.")]
+    positions = [
+        prompt.index(part) for part in ("Add the numbers.", "2 and 2", "\n4\n", "It is 4.")
+    ]
     assert positions == sorted(positions)
 
 
@@ -87,7 +89,7 @@ def test_braces_in_texts_are_kept():
 
 
 def fence_of(prompt: str) -> str:
-    (fence,) = set(re.findall("<<[0-9a-f]{16}>>", prompt.partition("### Task")[0]))
+    (fence,) = set(re.findall("<<[0-9a-f]{8}>>", prompt.partition("Task:")[0]))
     return fence
 
 

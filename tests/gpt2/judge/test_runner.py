@@ -54,7 +54,9 @@ def test_one_prompt_of_two_tasks_is_put_once_and_counted_twice(judge, tmp_path):
 
 
 def test_other_options_and_other_models_are_other_questions(judge, tiny_model):
-    warmer = LlamaCppJudge(tiny_model, n_ctx=2048, max_tokens=16, temperature=0.5, seed=1)
+    warmer = LlamaCppJudge(
+        tiny_model, n_ctx=2048, max_tokens=16, temperature=0.5, seed=1, threads=1
+    )
     assert cache_key(warmer, "prompt") != cache_key(judge, "prompt")
     assert cache_key(judge, "prompt") != cache_key(judge, "Prompt")
 
@@ -63,7 +65,7 @@ def test_invalid_and_failed_ones_are_counted_and_only_the_failed_are_asked_again
     tiny_model, tmp_path
 ):
     # Five tokens are too few for a whole reply; the long prompt does not fit into the context.
-    judge = LlamaCppJudge(tiny_model, n_ctx=256, max_tokens=5, temperature=0.0, seed=1)
+    judge = LlamaCppJudge(tiny_model, n_ctx=256, max_tokens=5, temperature=0.0, seed=1, threads=1)
     log = tmp_path / "log.jsonl"
     questions = [
         Task(0, "sum", "base", "Short."),
@@ -92,7 +94,8 @@ def test_a_cut_last_line_is_repaired(judge, tmp_path, cut):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "nonsense", "[]", '{"key": 1}', "\0" * 9, '{"key": "a", "reply": 5, "error": null}']
+    "line",
+    ["", "nonsense", "[]", '{"key": 1}', "\0" * 9, '{"key": "a", "reply": 5, "error": null}'],
 )
 def test_a_damaged_line_is_named(judge, tmp_path, line):
     log = tmp_path / "log.jsonl"
@@ -110,7 +113,7 @@ from gpt2.judge.llamacpp import LlamaCppJudge
 from gpt2.judge.runner import judgements
 from tests.gpt2.judge.test_runner import tasks
 model, log = map(Path, sys.argv[1:])
-judge = LlamaCppJudge(model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1)
+judge = LlamaCppJudge(model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1, threads=1)
 for _ in judgements(tasks(400), judge, log): pass
 """
 

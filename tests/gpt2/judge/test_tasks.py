@@ -39,7 +39,7 @@ def test_models_share_a_sample_and_controls_are_part_of_it():
 
 def test_each_variant_puts_its_own_answer():
     for task in make_tasks(RESPONSES, PARAMS):
-        answer = task.prompt.split("### Student's answer\n")[1].split("\n")[1]
+        answer = task.prompt.split("Student's answer:\n")[1].split("\n")[1]
         assert f"Instruction {task.id}." in task.prompt
         if task.variant == "shuffled":
             assert answer.startswith("reference ")

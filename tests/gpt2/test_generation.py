@@ -1,0 +1,136 @@
+"""Generation against Hugging Face's, and sampling against the probabilities it should have."""
+
+import pytest
+import torch
+from transformers import GPT2Config as PeerConfig
+from transformers import GPT2LMHeadModel
+from transformers.generation.logits_process import (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gpt2.device import Runtime
+from gpt2.errors import UserError
+from gpt2.generation import SamplingParams, generate, next_token_probabilities
+from gpt2.model import GPT2, GPT2Config
+from gpt2.weights import from_openai
+
+CONFIG = GPT2Config(vocab_size=61, context_length=40, n_layer=2, n_head=2, n_embd=32)
+RUNTIME = Runtime(torch.device("cpu"), torch.float32)
+END = 60
+NEVER = -1
+
+
+@pytest.fixture(scope="module")
+def peer() -> GPT2LMHeadModel:
+    torch.manual_seed(1)
+    peer = GPT2LMHeadModel(
+        PeerConfig(
+            vocab_size=61, n_positions=40, n_layer=2, n_head=2, n_embd=32, bos_token_id=END,
+            eos_token_id=END,
+        )
+    )  # fmt: skip
+    for parameter in peer.parameters():  # large weights: the model has opinions, and few near-ties
+        torch.nn.init.normal_(parameter, std=0.5)
+    return peer.eval()
+
+
+@pytest.fixture(scope="module")
+def model(peer: GPT2LMHeadModel) -> GPT2:
+    model = GPT2(CONFIG)
+    model.load_state_dict(from_openai(peer.state_dict()))
+    return model
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(60, (n,), generator=generator).tolist() for n in (3, 11, 7, 1, 20, 7, 39)]
+
+
+def peers_answer(peer: GPT2LMHeadModel, ids: list[int], new: int, end: int) -> list[int]:
+    room = min(new, CONFIG.context_length - len(ids))
+    out = peer.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=room,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=end if end != NEVER else None,
+    )[0, len(ids) :].tolist()
+    return out[: out.index(end)] if end in out else out
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("end", [NEVER, 5, 17])
+def test_greedy_equals_transformers(peer, model, batch_size, end):
+    sampling = SamplingParams(max_new_tokens=12)
+    ours = generate(model, prompts(), sampling, end, RUNTIME, batch_size)
+    for ids, new in zip(prompts(), ours, strict=True):
+        expected = peers_answer(peer, ids, 12, end)
+        # The last token before the end of the context has no place of its own: one more may come.
+        assert new[: len(expected)] == expected
+        assert len(new) - len(expected) in (0, 1)
+
+
+def test_a_stop_token_ends_its_own_row_only(model):
+    free = generate(model, prompts(), SamplingParams(max_new_tokens=12), NEVER, RUNTIME)
+    stop = free[1][4]
+    ended = generate(model, prompts(), SamplingParams(max_new_tokens=12), stop, RUNTIME)
+    for whole, cut in zip(free, ended, strict=True):
+        assert cut == (whole[: whole.index(stop)] if stop in whole else whole)
+
+
+def test_samples_repeat_with_their_seed_in_any_batch(model):
+    def sampled(seed: int, batch_size: int) -> list[list[int]]:
+        sampling = SamplingParams(max_new_tokens=10, temperature=1.0, top_k=20, seed=seed)
+        return generate(model, prompts(), sampling, NEVER, RUNTIME, batch_size)
+
+    assert sampled(1, 32) == sampled(1, 2)
+    assert sampled(1, 32) != sampled(2, 32)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(max_new_tokens=1, temperature=0.7),
+        SamplingParams(max_new_tokens=1, temperature=1.3, top_k=5),
+        SamplingParams(max_new_tokens=1, temperature=1.0, top_p=0.6),
+        SamplingParams(max_new_tokens=1, temperature=0.9, top_k=30, top_p=0.8),
+        SamplingParams(max_new_tokens=1, temperature=1.0, top_p=0.0001),
+    ],
+)
+def test_probabilities_equal_transformers(sampling):
+    logits = torch.randn(4, 61, generator=torch.Generator().manual_seed(3)) * 2
+    expected = TemperatureLogitsWarper(sampling.temperature)(None, logits)
+    if sampling.top_k:
+        expected = TopKLogitsWarper(sampling.top_k)(None, expected)
+    if sampling.top_p < 1:
+        expected = TopPLogitsWarper(sampling.top_p)(None, expected)
+    torch.testing.assert_close(next_token_probabilities(logits, sampling), expected.softmax(-1))
+
+
+def test_samples_have_their_probabilities(model):
+    sampling = SamplingParams(max_new_tokens=1, temperature=1.0, top_k=6)
+    n = 4000
+    first = torch.tensor(generate(model, [[1, 2, 3]] * n, sampling, NEVER, RUNTIME, n))[:, 0]
+    with torch.no_grad():
+        expected = next_token_probabilities(model(torch.tensor([[1, 2, 3]]))[:, -1], sampling)[0]
+    observed = torch.bincount(first, minlength=61) / n
+    # Five standard deviations of a binomial count.
+    assert ((observed - expected).abs() <= 5 * (expected * (1 - expected) / n).sqrt()).all()
+
+
+def test_generation_leaves_mode_and_random_state_alone(model):
+    model.train()
+    state = torch.get_rng_state()
+    sampling = SamplingParams(max_new_tokens=3, temperature=1.0)
+    generate(model, [[1]], sampling, NEVER, RUNTIME)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("length", [0, 40])
+def test_prompts_that_cannot_be_continued_are_refused(model, length):
+    with pytest.raises(UserError, match=rf"prompt 1 has {length} tokens; .* 1 to 39"):
+        generate(model, [[1], [1] * length], SamplingParams(max_new_tokens=1), END, RUNTIME)

@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+
+from gpt2.model import GPT2, GPT2Config
+from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
+
+CONFIG = GPT2Config(vocab_size=64, context_length=8, n_layer=2, n_head=2, n_embd=16)
+
+
+def names_by_group(optimizer: torch.optim.Optimizer, model: GPT2) -> list[set[str]]:
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [{name_of[id(p)] for p in group["params"]} for group in optimizer.param_groups]
+
+
+def test_adamw_decays_matrices_and_embeddings_only():
+    model = GPT2(CONFIG)
+    [adamw] = make_optimizers(model, OptimizerParams(lr=1e-3, weight_decay=0.3))
+    decayed, plain = names_by_group(adamw, model)
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
+    assert decayed | plain == {name for name, _ in model.named_parameters()}
+    assert all(name.endswith("weight") and "ln_" not in name for name in decayed)
+    assert all(name.endswith("bias") or "ln_" in name for name in plain)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = GPT2(CONFIG)
+    adamw, muon = make_optimizers(model, OptimizerParams(optimizer="muon", lr=1e-3, muon_lr=0.05))
+    [matrices] = names_by_group(muon, model)
+    assert len(matrices) == 4 * CONFIG.n_layer
+    assert all(name.startswith("h.") for name in matrices)
+    rest = set.union(*names_by_group(adamw, model))
+    assert {"wte.weight", "wpe.weight", "ln_f.weight"} <= rest
+    assert matrices | rest == {name for name, _ in model.named_parameters()}
+    assert not matrices & rest
+    set_lr([adamw, muon], 0.5)
+    assert muon.param_groups[0]["lr"] == pytest.approx(0.025)
+    assert adamw.param_groups[0]["lr"] == pytest.approx(5e-4)
+
+
+def test_one_adamw_step_equals_the_formula():
+    torch.manual_seed(0)
+    model = GPT2(CONFIG)
+    [adamw] = make_optimizers(model, OptimizerParams(lr=0.01, weight_decay=0.1))
+    before = model.h[0].mlp.c_fc.weight.detach().clone()
+    model(torch.arange(8)[None]).logsumexp(-1).sum().backward()
+    gradient = model.h[0].mlp.c_fc.weight.grad.clone()
+    adamw.step()
+    # At the first step the two moments, bias-corrected, are g and g^2.
+    expected = before * (1 - 0.01 * 0.1) - 0.01 * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(model.h[0].mlp.c_fc.weight.detach(), expected)
+
+
+def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
+    factors = [lr_factor(step, 110, 10, 0.1) for step in range(110)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.1)
+    middle = 10 + 99 / 3
+    expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 3))
+    assert lr_factor(int(middle), 110, 10, 0.1) == pytest.approx(expected)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 5), (3, 3), (2, 1)])
+def test_schedule_of_very_short_runs_is_defined(steps, warmup):
+    assert all(0 < lr_factor(step, steps, warmup, 0.1) <= 1 for step in range(steps))

@@ -1,0 +1,220 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from gpt2.batch import IGNORE_INDEX, Batch
+from gpt2.checkpoint import RunDirectory
+from gpt2.device import Runtime
+from gpt2.errors import UserError
+from gpt2.model import GPT2, GPT2Config
+from gpt2.tracking import NullTracker
+from gpt2.trainer import Evaluation, TrainParams, curves, evaluate, fit, loss_sum
+
+CONFIG = GPT2Config(vocab_size=50, context_length=12, n_layer=2, n_head=2, n_embd=16)
+FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
+STEPS = 24
+
+
+def batch(step: int, rows: int = 4) -> Batch:
+    """A text with a rule: each token is the one before it plus 7, modulo 50."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    first = torch.randint(1, 50, (rows, 1), generator=generator)
+    ids = (first + 7 * torch.arange(13)) % 50
+    return Batch(ids[:, :-1].clone(), ids[:, 1:].clone())
+
+
+def model(dropout: float = 0.0) -> GPT2:
+    torch.manual_seed(3)
+    return GPT2(CONFIG.model_copy(update={"dropout": dropout}))
+
+
+def params(**changes: object) -> TrainParams:
+    settings: dict[str, object] = {
+        "lr": 1e-2,
+        "batch_size": 4,
+        "dtype": "float32",
+        "device": "cpu",
+        "eval_interval": 8,
+        "log_interval": 1,
+        "checkpoint_interval": 5,
+    }
+    return TrainParams.model_validate(settings | changes)
+
+
+def train(directory: Path, net: GPT2, settings: TrainParams, steps: int = STEPS, **options):
+    run = RunDirectory(directory, "test", {"params": settings.model_dump(), "steps": steps})
+    return fit(
+        net,
+        steps,
+        options.pop("train", lambda step: [batch(step)]),
+        lambda: [batch(10_000)],
+        settings,
+        run,
+        NullTracker(),
+        **options,
+    )
+
+
+def test_training_learns_and_reports_one_whole_curve(tmp_path):
+    history = train(tmp_path, model(), params(), steps=200)
+    losses = [point["val_loss"] for point in history.evaluations]
+    assert losses[0] == pytest.approx(math.log(50), rel=0.02)
+    assert losses[-1] < 0.5 * losses[0]
+    assert [point["step"] for point in history.evaluations] == list(range(0, 201, 8))
+    assert [point["step"] for point in history.curve] == list(range(200))
+    assert history.tokens == 200 * 4 * 12
+    table = curves(history)
+    assert [row["step"] for row in table] == list(range(201))
+    assert {"loss", "lr", "grad_norm", "tokens_per_second", "val_loss"} <= table[8].keys()
+
+
+def test_micro_batches_change_nothing(tmp_path):
+    whole, parts = model(), model()
+    padded = batch(0)
+    padded.targets[0, 3:] = IGNORE_INDEX  # the two halves then have different numbers of targets
+    halves = [Batch(*(t[:2] for t in padded)), Batch(*(t[2:] for t in padded))]
+    settings = params()
+    train(tmp_path / "a", whole, settings, 3, train=lambda step: [padded])
+    train(tmp_path / "b", parts, settings, 3, train=lambda step: halves)
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_loss_is_that_of_all_logits_over_the_targets_that_count():
+    net = model()
+    inputs, targets = batch(0)
+    targets = targets.clone()
+    targets[1, :7] = IGNORE_INDEX
+    expected = F.cross_entropy(
+        net(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    torch.testing.assert_close(loss_sum(net, Batch(inputs, targets)), expected)
+
+
+def test_evaluation_has_neither_dropout_nor_autograd_and_puts_the_mode_back():
+    net = model(dropout=0.5).train()
+    first = evaluate(net, [batch(0), batch(1, rows=1)], FLOAT32)
+    assert first == evaluate(net, [batch(0), batch(1, rows=1)], FLOAT32)
+    assert net.training
+    assert first.n_tokens == 5 * 12
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_evaluation_of_nothing_is_an_error():
+    with pytest.raises(UserError, match="validation split has no token"):
+        evaluate(model(), [], FLOAT32)
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer():
+    # 100 bytes as 50 tokens of 2 bits, or as 25 tokens of 4 bits: one bit a byte both times.
+    assert Evaluation(2 * math.log(2), 50).bits_per_byte(100) == pytest.approx(1)
+    assert Evaluation(4 * math.log(2), 25).bits_per_byte(100) == pytest.approx(1)
+    assert Evaluation(math.log(7), 1).perplexity == pytest.approx(7)
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    # A learning rate that destroys the model late in the run: the best evaluation is not the last.
+    net = model()
+
+    def spoiled(step: int) -> list[Batch]:
+        good = batch(step)
+        return [good if step < 40 else Batch(good.inputs, torch.full_like(good.targets, 1))]
+
+    history = train(tmp_path, net, params(), steps=80, train=spoiled, keep="best")
+    best = min(point["val_loss"] for point in history.evaluations)
+    assert history.best["val_loss"] == best < history.evaluations[-1]["val_loss"]
+    assert evaluate(net, [batch(10_000)], FLOAT32).loss == best
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+    net = model()
+
+    def poisoned(step: int) -> list[Batch]:
+        if step == 2:
+            with torch.no_grad():
+                net.wte.weight[1, 0] = float("nan")
+            before.update({name: t.clone() for name, t in net.state_dict().items()})
+        return [batch(step)]
+
+    before: dict[str, torch.Tensor] = {}
+    with pytest.raises(UserError, match=r"step 2: loss nan.*stopped before the update"):
+        train(tmp_path, net, params(), train=poisoned)
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], equal_nan=True)
+
+
+def test_a_batch_without_targets_is_an_error(tmp_path):
+    empty = Batch(batch(0).inputs, torch.full_like(batch(0).targets, IGNORE_INDEX))
+    with pytest.raises(UserError, match="step 0: no target"):
+        train(tmp_path, model(), params(), train=lambda step: [empty])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_trains(tmp_path, dtype):
+    history = train(tmp_path, model(), params(dtype=dtype), steps=60)
+    assert history.evaluations[-1]["val_loss"] < 0.9 * history.evaluations[0]["val_loss"]
+
+
+@pytest.mark.slow
+def test_compiled_training_equals_eager(tmp_path):
+    eager, compiled = model(), model()
+    a = train(tmp_path / "a", eager, params(compile=False), 5)
+    b = train(tmp_path / "b", compiled, params(compile=True), 5)
+    for left, right in zip(a.curve, b.curve, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
+
+
+PROGRAM = """
+import sys, json
+from pathlib import Path
+from safetensors.torch import save_file
+from tests.gpt2.test_trainer import model, params, train
+directory, delay = Path(sys.argv[1]), float(sys.argv[2])
+import time
+net = model(dropout=0.1)
+settings = params(optimizer="muon")
+history = train(directory, net, settings, keep="best", on_evaluation=lambda step: time.sleep(delay))
+save_file(net.state_dict(), directory / "weights.safetensors")
+values = [[p["step"], p["loss"]] for p in history.curve] + [
+    [p["step"], p["val_loss"]] for p in history.evaluations
+]
+(directory / "history.json").write_text(json.dumps(values))
+"""
+
+
+def run_program(directory: Path, delay: float) -> subprocess.Popen[bytes]:
+    directory.mkdir(exist_ok=True)
+    paths = os.pathsep.join([".", "src"])
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(directory), str(delay)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(tmp_path):
+    undisturbed = run_program(tmp_path / "a", 0)
+    killed = run_program(tmp_path / "b", 0.7)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "b").glob("test-*/step-00000010")):
+        assert killed.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert run_program(tmp_path / "b", 0).wait() == 0
+    assert undisturbed.wait() == 0
+
+    a, b = (load_file(tmp_path / name / "weights.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in "ab"]
+    assert histories[0] == histories[1]

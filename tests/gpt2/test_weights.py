@@ -1,0 +1,169 @@
+"""Model directories against Hugging Face's own reader and writer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+from transformers import GPT2Config as PeerConfig
+
+from gpt2 import files, weights
+from gpt2.errors import UserError
+from gpt2.model import GPT2, GPT2Config
+from gpt2.tokenizer import Tokenizer, train_bpe
+
+TEXT = 3 * (
+    "def gpt2.weights.load(directory)\nThe model of a model directory, in float32.\n"
+    "Raises:\n    UserError: the directory is damaged, or the checkpoint is not that of a GPT-2."
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> tuple[Tokenizer, Path]:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    trained = train_bpe([TEXT], 300)
+    trained.save(directory)
+    return trained, directory
+
+
+@pytest.fixture
+def saved(tokenizer, tmp_path) -> tuple[GPT2, Path]:
+    trained, directory = tokenizer
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=300, context_length=48, n_layer=2, n_head=2, n_embd=16)
+    model = GPT2(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    weights.save(model, tmp_path / "model", directory, trained.end_of_text, {"stage": "test"})
+    return model, tmp_path / "model"
+
+
+def peers_checkpoint(directory: Path, **config: object) -> GPT2LMHeadModel:
+    torch.manual_seed(1)
+    shape = {"vocab_size": 90, "n_positions": 20, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    peer = GPT2LMHeadModel(PeerConfig(**{**shape, **config})).eval()
+    peer.save_pretrained(directory)
+    seal(directory)
+    return peer
+
+
+def seal(directory: Path) -> None:
+    """Give a directory that somebody else wrote a manifest of what is in it now."""
+    (directory / "manifest.json").unlink(missing_ok=True)
+    digests = {p.name: {"bytes": 0, "sha256": files.sha256(p)} for p in directory.iterdir()}
+    files.write_json(directory / "manifest.json", {"files": digests})
+
+
+def test_transformers_loads_our_directory_with_the_same_logits_and_tokens(saved, tokenizer):
+    model, directory = saved
+    peer = AutoModelForCausalLM.from_pretrained(directory)
+    ids = tokenizer[0].encode(TEXT)[:48]
+    peer_tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert peer_tokenizer(TEXT)["input_ids"][:48] == ids
+    assert peer_tokenizer.decode(ids) == tokenizer[0].decode(ids)
+    assert peer.generation_config.eos_token_id == tokenizer[0].end_of_text
+    batch = torch.tensor([ids])
+    torch.testing.assert_close(model(batch), peer(batch).logits, rtol=1e-5, atol=1e-5)
+    loss = F.cross_entropy(model(batch)[0, :-1], batch[0, 1:])
+    assert peer(batch, labels=batch).loss.item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_what_was_saved_is_loaded_exactly(saved):
+    model, directory = saved
+    loaded = weights.load(directory, dropout=0.25)
+    assert loaded.config == model.config.model_copy(update={"dropout": 0.25})
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert json.loads((directory / "training.json").read_text()) == {"stage": "test"}
+
+
+def test_our_file_has_openais_names_and_orientation(saved):
+    tensors = load_file(saved[1] / "model.safetensors")
+    assert tensors["h.0.attn.c_attn.weight"].shape == (16, 48)
+    assert tensors["h.1.mlp.c_fc.weight"].shape == (16, 64)
+    assert "lm_head.weight" not in tensors
+    assert not any(name.startswith("transformer.") for name in tensors)
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 4])
+@pytest.mark.parametrize("n_embd", [8, 16, 24])
+def test_we_load_what_transformers_writes(tmp_path, n_head, n_embd):
+    peer = peers_checkpoint(tmp_path, n_head=n_head, n_embd=n_embd)
+    ids = torch.randint(90, (2, 20))
+    ours = weights.load(tmp_path)
+    torch.testing.assert_close(ours(ids), peer(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def rewrite(directory: Path, change) -> None:
+    path = directory / "model.safetensors"
+    tensors = change(load_file(path))
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+    seal(directory)
+
+
+def test_old_spellings_load(tmp_path):
+    peer = peers_checkpoint(tmp_path)
+
+    def age(tensors):
+        plain = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+        masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 20, 20) for i in range(2)}
+        more = {"h.0.attn.masked_bias": torch.tensor(-1e4), "lm_head.weight": plain["wte.weight"]}
+        return {**plain, **masks, **{name: t.clone() for name, t in more.items()}}
+
+    rewrite(tmp_path, age)
+    ids = torch.randint(90, (2, 20))
+    torch.testing.assert_close(weights.load(tmp_path)(ids), peer(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: {**t, "extra.weight": torch.ones(1)}, "extra.weight: unexpected"),
+        (
+            lambda t: {n: x for n, x in t.items() if not n.endswith("h.1.ln_2.bias")},
+            "h.1.ln_2.bias: missing",
+        ),
+        (
+            lambda t: {n: x[:-1] if n.endswith("wpe.weight") else x for n, x in t.items()},
+            r"wpe.weight: shape \(19, 16\), expected \(20, 16\)",
+        ),
+        (lambda t: {**t, "lm_head.weight": torch.ones(90, 16)}, "lm_head.weight differs"),
+    ],
+)
+def test_anything_else_is_named_and_refused(tmp_path, change, expected):
+    peers_checkpoint(tmp_path)
+    rewrite(tmp_path, change)
+    with pytest.raises(UserError, match=expected):
+        weights.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+    ],
+)
+def test_variations_that_are_not_gpt2_are_refused(tmp_path, config, expected):
+    peers_checkpoint(tmp_path, **config)
+    with pytest.raises(UserError, match=expected):
+        weights.load(tmp_path)
+
+
+def test_a_config_without_a_shape_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "gpt2", "n_layer": 2}')
+    with pytest.raises(UserError, match=r"config.json.n_head: missing"):
+        weights.read_config(path)
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+    peers_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
+    seal(tmp_path)
+    with pytest.raises(UserError, match="not a safetensors file"):
+        weights.load(tmp_path)

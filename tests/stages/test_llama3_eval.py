@@ -1,0 +1,166 @@
+"""The whole stage with a real, if random, judge: results, refusals, and a kill in the middle."""
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpt2 import files
+from stages.llama3_eval import main
+from tests.tiny_llama import write_tiny_llama
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = ["--responses-dir", "responses", "--judge-dir", "judge", "--judgements-dir", "judged"]
+VARIANTS = {"finetuned": 12, "base": 12, "reference": 6, "shuffled": 6}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    fill(tmp_path)
+    return tmp_path
+
+
+def fill(place: Path) -> None:
+    responses = [
+        {
+            "id": id,
+            "kind": ("describe", "library")[id % 2],
+            "instruction": "What does it do?",
+            "input": f"def f{id}()",
+            "name": f"m.f{id}",
+            "reference": f"It does {id}.",
+            "finetuned": f"It makes {id * 7}.",
+            "base": "the " * (id % 9),
+        }
+        for id in range(300)
+    ]
+    with files.new_directory(place / "responses") as new:
+        lines = "".join(json.dumps(response) + "\n" for response in responses)
+        files.write_text(new / "responses.jsonl", lines)
+    with files.new_directory(place / "judge", {"backend": "llamacpp"}) as new:
+        write_tiny_llama(new / "model.gguf")
+    set_params(place)
+
+
+def set_params(place: Path, **changed: object) -> None:
+    section = {"n_items": 12, "n_controls": 6, "threads": 1, **changed}
+    files.write_json(place / "params.yaml", {"llama3_eval": section})  # JSON is YAML
+
+
+def evaluate() -> Result:
+    return CliRunner().invoke(main, ARGUMENTS)
+
+
+def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
+    result = evaluate()
+    assert result.exit_code == 0, result.output
+    metrics = files.read_json(Path("metrics/llama3_eval.json"))
+    files.read_manifest(Path("judged"))
+    lines = Path("judged/judgements.jsonl").read_text().splitlines()
+    judged = [json.loads(line) for line in lines]
+    for variant, total in VARIANTS.items():
+        own = metrics[variant]
+        scores = [row["score"] for row in judged if row["variant"] == variant]
+        assert own["n_total"] == own["scored"] + own["invalid"] + own["error"] == total
+        assert (own["mean"], own["median"]) == (
+            statistics.fmean(scores),
+            statistics.median(scores),
+        )
+    difference = metrics["difference"]
+    assert difference["mean"] == pytest.approx(
+        metrics["finetuned"]["mean"] - metrics["base"]["mean"]
+    )
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert metrics["judge_digest"] == files.sha256(Path("judge/model.gguf"))
+    assert metrics["control_auc"] < 0.9
+    assert metrics["trusted"] is False
+    assert "cannot tell right from wrong answers" in result.output
+    with Path("plots/llama3_eval_scores.csv").open() as file:
+        bins = list(csv.DictReader(file))
+    assert sum(int(row["count"]) for row in bins) == len(judged) == sum(VARIANTS.values())
+    assert not list(Path("data/runs/llama3-eval").glob("*.jsonl"))
+
+
+def test_a_lower_bar_makes_the_same_judge_trusted(place):
+    set_params(place, min_control_auc=0.0)
+    result = evaluate()
+    assert files.read_json(Path("metrics/llama3_eval.json"))["trusted"] is True
+    assert "the judge is trusted" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"max_tokens": 5}, "36 of 36 judgements have no score (36 invalid, 0 error)"),
+        ({"n_ctx": 256}, "36 of 36 judgements have no score (0 invalid, 36 error)"),
+        ({"max_tokens": 5, "max_invalid": 0.99}, "36 of 36 judgements have no score"),
+    ],
+)
+def test_too_many_without_a_score_fail_and_keep_what_is_finished(place, changed, reason):
+    set_params(place, **changed)
+    result = evaluate()
+    assert result.exit_code == 1
+    assert reason in result.output
+    (log,) = Path("data/runs/llama3-eval").glob("*.jsonl")
+    assert len(log.read_text().splitlines()) > 0
+    assert not Path("judged").exists()
+    assert not Path("metrics").exists()
+
+
+def test_bad_responses_are_named_by_line(place):
+    with files.new_directory(place / "responses") as new:
+        files.write_text(new / "responses.jsonl", '{"id": "1"}\nnonsense\n')
+    result = evaluate()
+    assert result.exit_code == 1
+    assert "line 1: kind Field required" in result.output
+    assert "line 2: " in result.output
+
+
+def test_missing_and_damaged_inputs_are_named(place):
+    model = place / "judge" / "model.gguf"
+    data = bytearray(model.read_bytes())
+    data[70_000] ^= 1
+    model.write_bytes(data)
+    assert "model.gguf: sha256 is" in evaluate().output
+    model.unlink()
+    assert "model.gguf: missing" in evaluate().output
+    (place / "responses" / "manifest.json").unlink()
+    result = evaluate()
+    assert result.exit_code == 1
+    assert "responses: no manifest.json" in result.output
+
+
+def test_kill_9_in_the_middle_and_again_ends_as_an_undisturbed_run(place, tmp_path_factory):
+    set_params(place, n_items=200)
+    command = [sys.executable, "-m", "stages.llama3_eval", *ARGUMENTS]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    logs = Path("data/runs/llama3-eval")
+    with subprocess.Popen(command, env=environment) as process:
+        while sum(log.read_bytes().count(b"\n") for log in logs.glob("*.jsonl")) < 20:
+            assert process.poll() is None, "the stage ended before it was killed"
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not Path("judged").exists()
+    assert evaluate().exit_code == 0
+    resumed = Path("judged/judgements.jsonl").read_bytes()
+    metrics = Path("metrics/llama3_eval.json").read_bytes()
+
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    fill(undisturbed)
+    set_params(undisturbed, n_items=200)
+    os.chdir(undisturbed)
+    assert evaluate().exit_code == 0
+    assert Path("judged/judgements.jsonl").read_bytes() == resumed
+    assert Path("metrics/llama3_eval.json").read_bytes() == metrics

@@ -1,0 +1,228 @@
+"""The whole pipeline on the smoke profile, by real `dvc repro`, with a tiny judge of our own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.deps import ROOT
+from tests.tiny_llama import write_tiny_llama
+
+STAGES = (
+    "download",
+    "tokenize",
+    "pretrain",
+    "download-gpt2-weights",
+    "finetune",
+    "generate-responses",
+    "llama3-eval",
+)
+JUDGING = ["llama3-eval"]
+FINETUNING = ["finetune", "generate-responses", "llama3-eval"]
+PRETRAINING = ["pretrain", *FINETUNING]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    "OMP_NUM_THREADS": "1",
+    "DVC_NO_ANALYTICS": "1",
+}
+ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)
+
+
+class Pipeline:
+    """A repository with this code and the smoke profile."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("src", "stages", "scripts"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, directory / name, ignore=ignored)
+        for name in ("dvc.yaml", "requirements.txt", ".dvcignore", ".gitignore"):
+            shutil.copy(ROOT / name, directory / name)
+        write_tiny_llama(directory / "judge.gguf")
+        shutil.copy(ROOT / "profiles" / "smoke.yaml", directory / "params.yaml")
+        self.set("judge.model", {"file": "judge.gguf"})
+        self.call("git", "init", "--quiet")
+        self.call("dvc", "init", "--quiet")
+        self.commit()
+
+    def call(self, *command: str) -> str:
+        """Standard output of a command that succeeds."""
+        process = subprocess.run(
+            command, cwd=self.directory, env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
+
+    def commit(self) -> None:
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
+        self.call("git", "add", "--all")
+        self.call("git", *identity, "commit", "--quiet", "--allow-empty", "-m", "test")
+
+    def repro(self) -> list[str]:
+        """The stages that really ran."""
+        output = self.call("dvc", "repro")
+        return re.findall(r"^([\w-]+): started$", output, re.MULTILINE)
+
+    def set(self, key: str, value: object) -> Any:
+        """Change one parameter; gives its old value."""
+        path = self.directory / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        *sections, last = key.split(".")
+        table = params
+        for section in sections:
+            table = table[section]
+        old, table[last] = table[last], value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        return old
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.directory / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Run whole, once, for all tests of this module."""
+    made = Pipeline(tmp_path_factory.mktemp("pipeline"))
+    assert made.repro() == list(STAGES)
+    made.commit()
+    return made
+
+
+def test_every_stage_leaves_its_metrics_and_its_outputs_whole(pipeline):
+    from gpt2 import files
+
+    for stage in STAGES:
+        assert pipeline.json(f"metrics/{stage.replace('-', '_')}.json")
+    data = pipeline.directory / "data"
+    for name in (
+        "raw/corpus", "raw/tokenizer", "raw/judge", "tokenizer", "tokens", "models/pretrained",
+        "models/gpt2", "models/finetuned", "responses", "judgements",
+    ):  # fmt: skip
+        files.read_manifest(data / name)
+    plots = {path.name for path in (pipeline.directory / "plots").iterdir()}
+    assert plots >= {"pretrain.csv", "finetune.csv", "llama3_eval_scores.csv"}
+
+
+def test_the_summary_says_what_came_out(pipeline):
+    text = pipeline.call(sys.executable, "-m", "scripts.summary")
+    bits = pipeline.json("metrics/pretrain.json")["bits_per_byte"]
+    assert f"{bits:.3f} bits per byte" in text
+    assert "NOT trusted" in text
+    assert "data/models/finetuned" in text
+
+
+def test_every_judgement_is_counted(pipeline):
+    metrics = pipeline.json("metrics/llama3_eval.json")
+    lines = (pipeline.directory / "data/judgements/judgements.jsonl").read_text().splitlines()
+    variants = ("finetuned", "base", "reference", "shuffled")
+    assert sum(metrics[variant]["n_total"] for variant in variants) == len(lines)
+    for variant in variants:
+        counts = metrics[variant]
+        parts = counts["scored"] + counts["invalid"] + counts["error"]
+        assert parts == counts["n_total"]
+
+
+def test_transformers_loads_the_finetuned_model_with_our_loss(pipeline):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from gpt2 import weights
+    from gpt2.device import Runtime
+    from gpt2.shards import Tokens, evaluation_batches
+    from gpt2.trainer import evaluate
+
+    directory = pipeline.directory / "data/models/finetuned"
+    peer = AutoModelForCausalLM.from_pretrained(directory).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    text = "def numpy.linalg.norm(x, ord=None)\nMatrix or vector norm.\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+    validation = Tokens.open(pipeline.directory / "data/tokens", "validation")
+    batches = list(evaluation_batches(validation, 128, 8))
+    ours = evaluate(weights.load(directory), batches, Runtime(torch.device("cpu"), torch.float32))
+    total = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            logits = peer(batch.inputs).logits.flatten(0, 1)
+            total += torch.nn.functional.cross_entropy(
+                logits, batch.targets.flatten(), reduction="sum"
+            ).item()
+    assert total / ours.n_tokens == pytest.approx(ours.loss, abs=1e-3)
+
+
+def test_mlflow_has_one_parent_with_a_run_for_each_stage(pipeline):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{pipeline.directory / 'mlflow.db'}")
+    [experiment] = [e for e in client.search_experiments() if e.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    first = min(parents, key=lambda run: run.info.start_time)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == first.info.run_id]
+    assert len(children) == len(STAGES)
+    assert all(run.info.status == "FINISHED" for run in [first, *children])
+    [pretrain] = [run for run in children if run.info.run_name.startswith("pretrain")]
+    loss = pipeline.json("metrics/pretrain.json")["val_loss"]
+    assert pretrain.data.metrics["val_loss"] == pytest.approx(loss)
+    curve = client.get_metric_history(pretrain.info.run_id, "loss")
+    assert [point.step for point in curve] == [*range(0, 30, 2), 29]
+    names = {artifact.path for artifact in client.list_artifacts(pretrain.info.run_id)}
+    assert {"loss.png", "samples"} <= names
+
+
+def test_nothing_runs_twice(pipeline):
+    assert pipeline.repro() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("llama3_eval.n_items", 5, JUDGING),
+        ("finetune.lr", 0.05, FINETUNING),
+        ("pretrain.steps", 25, PRETRAINING),
+    ],
+)
+def test_a_changed_parameter_runs_what_depends_on_it_and_back_again_nothing(
+    pipeline, key, value, expected
+):
+    before = pipeline.json("metrics/llama3_eval.json")
+    old = pipeline.set(key, value)
+    assert pipeline.repro() == expected
+    pipeline.set(key, old)
+    assert pipeline.repro() == []  # restored from DVC's run cache
+    assert pipeline.json("metrics/llama3_eval.json") == before
+
+
+def test_an_experiment_in_a_temporary_copy_runs_and_keeps_the_workspace(pipeline):
+    before = pipeline.json("metrics/llama3_eval.json")
+    pipeline.call("dvc", "exp", "run", "--temp", "-n", "other", "-S", "llama3_eval.n_items=4")
+    shown = json.loads(pipeline.call("dvc", "exp", "show", "--json"))
+    [experiment] = shown[1]["experiments"]
+    metrics = experiment["revs"][0]["data"]["metrics"]["metrics/llama3_eval.json"]["data"]
+    assert metrics["finetuned"]["n_total"] == 4
+    assert pipeline.json("metrics/llama3_eval.json") == before
+
+
+def test_a_stage_runs_the_code_beside_it_not_an_installed_one(pipeline, tmp_path):
+    """What an editable install of the original tree does is put its ``src`` on the path."""
+    copy = tmp_path / "copy"
+    for name in ("src", "stages"):
+        shutil.copytree(pipeline.directory / name, copy / name)
+    code = "import stages, gpt2; print(gpt2.__file__)"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=copy,
+        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.strip() == str(copy / "src" / "gpt2" / "__init__.py")
