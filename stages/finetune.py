@@ -1,6 +1,7 @@
 """Stage ``finetune``: the model learns to answer instructions (tutorial part 5)."""
 
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from gpt2.instructions import (
     prompt,
 )
 from gpt2.params import Fraction, Positive
+from gpt2.sources.records import sample
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
 from stages.running import running
@@ -37,8 +39,11 @@ class FinetuneParams(TrainParams, InstructionParams):
     """Times that every training record is seen."""
     dropout: Fraction = 0.0
     """Probability of dropping an activation while finetuning."""
+    train_records: dict[str, Positive] | None = None
+    """Most training records of each kind, drawn by a hash; kinds that are not named are left out.
+    null: all records of all kinds."""
     max_validation_records: Positive | None = None
-    """Records of the validation split to evaluate on; null: all."""
+    """Records of the validation split to evaluate on, of each of these kinds; null: all."""
     sample_records: Positive = 4
     """Validation records that the model answers at each evaluation."""
     sampling: SamplingParams
@@ -59,10 +64,9 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
         runtime = choose_runtime(params)
         T = model.config.context_length
 
-        records = load_records(instructions_file)
+        records = choose_records(load_records(instructions_file), params)
         train, n_long, n_dropped = _examples(records, "train", tokenizer, T, params)
         validation, _, _ = _examples(records, "validation", tokenizer, T, params)
-        validation = validation[: params.max_validation_records]
         collator = partial(collate, pad=tokenizer.end_of_text, loss_on=params.loss_on)
         batches = InstructionBatches(
             train, params.batch_size, params.micro_batch_size, params.seed, collator
@@ -94,40 +98,62 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
                 "code": code_digest(),
             },
         )
-        history = fit(
-            model,
-            params.epochs * batches.steps_per_epoch,
-            batches,
-            lambda: evaluation_batches(
-                validation, params.micro_batch_size or params.batch_size, collator
-            ),
-            params,
-            run_directory,
-            run.tracker,
-            keep="best",
-            on_evaluation=show_samples,
-        )
+        with run_directory.exclusive():
+            history = fit(
+                model,
+                params.epochs * batches.steps_per_epoch,
+                batches,
+                lambda: evaluation_batches(
+                    validation, params.micro_batch_size or params.batch_size, collator
+                ),
+                params,
+                run_directory,
+                run.tracker,
+                keep="best",
+                on_evaluation=show_samples,
+            )
 
-        metrics = {
-            "val_loss": history.best["val_loss"],
-            "val_loss_before": history.evaluations[0]["val_loss"],
-            "best_step": history.best["step"],
-            "train_records": len(train),
-            "records_too_long": n_long,
-            "records_left_out": n_dropped,
-        }
-        facts = {
-            "stage": "finetune",
-            "parent": files.digest(base_model_dir),
-            "prompt": "alpaca",
-            "tokens_seen": history.tokens,
-            "val_loss": history.best["val_loss"],
-            "tokenizer": tokenizer.fingerprint,
-            "params": params.model_dump(),
-        }
-        weights.save(model, model_dir, base_model_dir, tokenizer.end_of_text, facts)
-        report(run, history, metrics)
-        run_directory.clear()
+            metrics = {
+                "val_loss": history.best["val_loss"],
+                "val_loss_before": history.evaluations[0]["val_loss"],
+                "best_step": history.best["step"],
+                "train_records": len(train),
+                "records_too_long": n_long,
+                "records_left_out": n_dropped,
+            }
+            facts = {
+                "stage": "finetune",
+                "parent": files.digest(base_model_dir),
+                "prompt": "alpaca",
+                "tokens_seen": history.tokens,
+                "val_loss": history.best["val_loss"],
+                "tokenizer": tokenizer.fingerprint,
+                "params": params.model_dump(),
+            }
+            weights.save(model, model_dir, base_model_dir, tokenizer.end_of_text, facts)
+            report(run, history, metrics)
+            run_directory.clear()
+
+
+def choose_records(records: list[Record], params: FinetuneParams) -> list[Record]:
+    """The records to train and to validate on, drawn by a hash of their text.
+
+    Raises:
+        UserError: `train_records` names a kind that no record has.
+    """
+    kinds = sorted({record.kind for record in records})
+    limits = params.train_records or dict.fromkeys(kinds)
+    if unknown := sorted(set(limits) - set(kinds)):
+        raise UserError(
+            f"finetune.train_records: no record is of kind {', '.join(unknown)}; "
+            f"there are {', '.join(kinds)}"
+        )
+    chosen: list[Record] = []
+    for kind, limit in limits.items():
+        for split, most in (("train", limit), ("validation", params.max_validation_records)):
+            of_kind = [record for record in records if (record.kind, record.split) == (kind, split)]
+            chosen += sample(of_kind, most, attrgetter("input"), params.seed)
+    return chosen
 
 
 def _examples(

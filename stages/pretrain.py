@@ -69,35 +69,36 @@ def main(params_path: Path, tokens_dir: Path, tokenizer_dir: Path, model_dir: Pa
                 "code": code_digest(),
             },
         )
-        history = fit(
-            model,
-            params.steps,
-            lambda step: micro_batches(windows(step), params.micro_batch_size),
-            lambda: evaluation_batches(validation, T, params.micro_batch_size or B),
-            params,
-            run_directory,
-            run.tracker,
-            on_evaluation=show_samples,
-        )
+        with run_directory.exclusive():
+            history = fit(
+                model,
+                params.steps,
+                lambda step: micro_batches(windows(step), params.micro_batch_size),
+                lambda: evaluation_batches(validation, T, params.micro_batch_size or B),
+                params,
+                run_directory,
+                run.tracker,
+                on_evaluation=show_samples,
+            )
 
-        result = Evaluation(history.evaluations[-1]["val_loss"], len(validation) - 1)
-        metrics = {
-            "val_loss": result.loss,
-            "perplexity": result.perplexity,
-            "bits_per_byte": result.bits_per_byte(validation.text_bytes),
-            "parameters": sum(tensor.numel() for tensor in model.parameters()),
-            "epochs": params.steps / windows.steps_per_epoch,
-        }
-        facts = {
-            "stage": "pretrain",
-            "tokens_seen": history.tokens,
-            "val_loss": result.loss,
-            "tokenizer": tokenizer.fingerprint,
-            "params": params.model_dump(),
-        }
-        weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, facts)
-        report(run, history, metrics)
-        run_directory.clear()
+            result = Evaluation(history.evaluations[-1]["val_loss"], len(validation) - 1)
+            metrics = {
+                "val_loss": result.loss,
+                "perplexity": result.perplexity,
+                "bits_per_byte": result.bits_per_byte(validation.text_bytes),
+                "parameters": sum(tensor.numel() for tensor in model.parameters()),
+                "epochs": params.steps / windows.steps_per_epoch,
+            }
+            facts = {
+                "stage": "pretrain",
+                "tokens_seen": history.tokens,
+                "val_loss": result.loss,
+                "tokenizer": tokenizer.fingerprint,
+                "params": params.model_dump(),
+            }
+            weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, facts)
+            report(run, history, metrics)
+            run_directory.clear()
 
 
 if __name__ == "__main__":

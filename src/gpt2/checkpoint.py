@@ -8,7 +8,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2 import files
+from gpt2.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,12 @@ class RunDirectory:
     def path(self) -> Path:
         text = json.dumps(self.fingerprint, sort_keys=True)
         return self.root / f"{self.stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Wait until no other process works on this run: two experiments may share a stage."""
+        with locked(self.path.with_suffix(".lock")):
+            yield
 
     def save(self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Keep ``tensors`` and ``state`` as the checkpoint before ``step``; drop older ones."""

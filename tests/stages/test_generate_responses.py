@@ -1,0 +1,51 @@
+import pytest
+
+from gpt2.errors import UserError
+from gpt2.instructions import Record
+from stages.generate_responses import choose_records, score_by_kind
+
+
+def record(index: int, kind: str = "describe", split: str = "test") -> Record:
+    return Record.model_validate(
+        {
+            "instruction": "Describe.",
+            "input": f"def package.do_thing_{index}()",
+            "output": f"Do thing {index}.",
+            "kind": kind,
+            "split": split,
+            "name": f"package.do_thing_{index}",
+        }
+    )
+
+
+RECORDS = [
+    record(i, kind, split) for i in range(30) for kind in "ab" for split in ("train", "test")
+]
+
+
+def test_records_are_drawn_from_the_test_split_of_each_kind():
+    chosen = choose_records(RECORDS, 5, seed=1)
+    assert [r.kind for r in chosen] == ["a"] * 5 + ["b"] * 5
+    assert all(r.split == "test" for r in chosen)
+    assert chosen == choose_records(RECORDS, 5, seed=1)
+    assert chosen != choose_records(RECORDS, 5, seed=2)
+    assert len(choose_records(RECORDS, None, seed=1)) == 60
+
+
+def test_no_test_record_is_an_error():
+    with pytest.raises(UserError, match="no record in the test split"):
+        choose_records([record(1, split="train")], None, seed=1)
+
+
+def test_both_models_stand_beside_the_trivial_baselines():
+    train = [record(7, split="train"), record(7, split="train"), record(8, split="train")]
+    asked = [record(1), record(2)]
+    answers = {"finetuned": ["Do thing 1.", "Do thing 2."], "base": ["", "Do thing 9."]}
+    scores = score_by_kind(train, asked, answers)["describe"]
+    assert scores["n"] == 2
+    assert scores["finetuned"]["exact_match"] == scores["finetuned"]["chrf"] == 100
+    assert scores["base"]["exact_match"] == 0
+    # "Do thing 7." every time; and "do thing 1", "do thing 2".
+    assert 0 < scores["most_frequent"]["chrf"] < 100
+    assert scores["name_as_words"]["rouge_l"] == 100
+    assert "name_as_words" not in score_by_kind(train, [record(1, "name")], {})["name"]
