@@ -14,8 +14,9 @@ from gpt2.generation import SamplingParams, generate
 from gpt2.instructions import Record, load_records, prompt
 from gpt2.params import Positive
 from gpt2.progress import Progress
+from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import sample
-from gpt2.text_metrics import most_frequent, name_as_words, score
+from gpt2.text_metrics import most_frequent, score
 from gpt2.tokenizer import Tokenizer
 from stages.running import running
 

@@ -4,7 +4,6 @@ chrF: Popović 2015 (sacrebleu's defaults: characters 1 to 6, no words, beta 2).
 All scores are percentages, 0 to 100.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -63,16 +62,6 @@ def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     )
     return 100 * equal / len(references)
-
-
-def name_as_words(name: str) -> str:
-    """Trivial description of a function: the last part of its name as lower-case words.
-
-    >>> name_as_words("numpy.linalg.matrix_rank"), name_as_words("sklearn.svm.LinearSVC")
-    ('matrix rank', 'linear svc')
-    """
-    words = re.findall(r"[A-Z0-9]+(?![a-z])|[A-Z]?[a-z0-9]+", name.rpartition(".")[2])
-    return " ".join(words).lower()
 
 
 def most_frequent(answers: Sequence[str]) -> str:

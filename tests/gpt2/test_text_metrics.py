@@ -43,23 +43,6 @@ def test_pairs_are_required(pair):
         text_metrics.score(*pair)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("numpy.linalg.matrix_rank", "matrix rank"),
-        ("sklearn.tree.DecisionTreeClassifier", "decision tree classifier"),
-        ("http.HTTPServer", "http server"),
-        ("torch.nn.Conv2d", "conv2d"),
-        ("pandas.DataFrame.to_csv", "to csv"),
-        ("sklearn.svm.LinearSVC", "linear svc"),
-        ("A.__init__", "init"),
-        ("sin", "sin"),
-    ],
-)
-def test_name_as_words(name, words):
-    assert text_metrics.name_as_words(name) == words
-
-
 def test_most_frequent_answer_and_ties():
     assert text_metrics.most_frequent(["b", "a", "b"]) == "b"
     assert text_metrics.most_frequent(["b", "a"]) == "a"

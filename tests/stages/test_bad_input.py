@@ -12,16 +12,15 @@ from scripts.deps import ROOT
 from stages import download, finetune, llama3_eval, pretrain, tokenize
 from tests.tiny_llama import write_tiny_llama
 
-TOKENIZE = ["--corpus-dir", "corpus", "--raw-tokenizer-dir", "raw", "--tokenizer-dir", "tokenizer"]
+# The stages' options as in dvc.yaml, with shorter paths.
 ARGUMENTS = {
-    download: ["--corpus-dir", "corpus", "--instructions-file", "instructions.jsonl"]
-    + ["--tokenizer-dir", "raw", "--judge-dir", "judge"],
-    tokenize: [*TOKENIZE, "--tokens-dir", "tokens"],
-    pretrain: ["--tokens-dir", "tokens", "--tokenizer-dir", "tokenizer", "--model-dir", "model"],
-    finetune: ["--instructions-file", "instructions.jsonl", "--base-model-dir", "model"]
-    + ["--model-dir", "finetuned"],
-    llama3_eval: ["--responses-dir", "responses", "--judge-dir", "judge"]
-    + ["--judgements-dir", "judgements"],
+    download: "--corpus-dir corpus --instructions-file instructions.jsonl "
+    "--tokenizer-dir raw --judge-dir judge",
+    tokenize: "--corpus-dir corpus --raw-tokenizer-dir raw "
+    "--tokenizer-dir tokenizer --tokens-dir tokens",
+    pretrain: "--tokens-dir tokens --tokenizer-dir tokenizer --model-dir model",
+    finetune: "--instructions-file instructions.jsonl --base-model-dir model --model-dir finetuned",
+    llama3_eval: "--responses-dir responses --judge-dir judge --judgements-dir judgements",
 }
 
 

@@ -28,6 +28,8 @@ SKIPPED = re.compile(
     r"|_?array_api_(compat|extra).*|cobyqa|pyprima|_uarray"
 )
 """Parts of a path (without ``.py``) that hold tests or other projects' vendored code."""
+SIGNATURE_LENGTH = 160
+"""Some signatures are longer than all that is said about them."""
 
 
 class PackageDocsCorpus(Params):
@@ -63,9 +65,17 @@ class DocumentedObject:
 
     @property
     def signature(self) -> str:
-        """``def numpy.linalg._linalg.norm(x, ord=None)``, or ``class ...``."""
+        """``def pandas.core.frame.DataFrame.to_csv(self, path)  # data frame, to csv``.
+
+        The comment spells the name, and that of its class, in words, as descriptions do: a small
+        model copies what it has seen letter by letter. Before it stand at most `SIGNATURE_LENGTH`
+        characters.
+        """
         keyword = "class" if self.kind == "class" else "def"
-        return f"{keyword} {self.name}({self.parameters})"
+        scope, _, name = self.name.rpartition(".")
+        owners = [scope] if self.kind in ("method", "property") else []
+        words = ", ".join(name_as_words(part) for part in [*owners, name])
+        return f"{keyword} {self.name}({self.parameters})"[:SIGNATURE_LENGTH] + f"  # {words}"
 
     @property
     def text(self) -> str:
@@ -99,6 +109,16 @@ def documented_objects(packages: Iterable[str], key: str) -> list[DocumentedObje
         everything += found
     everything.sort(key=lambda item: (not item.public, item.name), reverse=True)
     return sorted({item.docstring: item for item in everything}.values(), key=attrgetter("name"))
+
+
+def name_as_words(name: str) -> str:
+    """The last part of a name as lower-case words.
+
+    >>> name_as_words("numpy.linalg.matrix_rank"), name_as_words("sklearn.svm.LinearSVC")
+    ('matrix rank', 'linear svc')
+    """
+    words = re.findall(r"[A-Z0-9]+(?![a-z])|[A-Z]?[a-z0-9]+", name.rpartition(".")[2])
+    return " ".join(words).lower()
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:

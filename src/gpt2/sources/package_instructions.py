@@ -20,7 +20,6 @@ LARGEST_DRAWN_GROUP = 20
 """Larger groups (every ``fit``) always go to train: drawn, one alone would upset the fractions."""
 SUMMARY_LENGTH = range(15, 201)
 """Characters of a summary that can be asked for or answered in one line."""
-SIGNATURE_LENGTH = 240
 DESCRIPTION_LENGTH = range(40, 301)
 """Characters of the beginning of a docstring that the short kinds are asked about."""
 SMALLEST_LIBRARY = 200
@@ -132,7 +131,7 @@ def _describe(item: DocumentedObject) -> _Question | None:
     if not _is_one_sentence(answer):
         return None
     question = f"Describe in one line what this Python {item.kind} does."
-    return _Question(question, _cut(item.signature, SIGNATURE_LENGTH), answer)
+    return _Question(question, item.signature, answer)
 
 
 def _name(item: DocumentedObject) -> _Question | None:

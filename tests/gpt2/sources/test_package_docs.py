@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 from gpt2.errors import UserError
-from gpt2.sources.package_docs import documented_objects, package_versions
+from gpt2.sources.package_docs import documented_objects, name_as_words, package_versions
 
 SOURCES = {
     "gadget/__init__.py": '"""A module."""\nraise RuntimeError("imported")\n',
@@ -85,17 +85,17 @@ def test_documented_objects_of_a_package(site: Path) -> None:
     install(site, "gadget-kit", SOURCES)
     objects = documented_objects(["gadget-kit", "gadget-kit"], "corpus.packages")
     assert [(item.kind, item.signature, item.public) for item in objects] == [
-        ("class", "class gadget.core.Box(size=3, *, lid='on')", True),
-        ("method", "def gadget.core.Box.__init__(self, size=3, *, lid='on')", False),
-        ("method", "def gadget.core.Box.open(self)", True),
-        ("property", "def gadget.core.Box.size(self)", True),
-        ("class", "class gadget.core._Hidden()", False),
-        ("method", "def gadget.core._Hidden.show(self)", False),
-        ("function", "def gadget.core.a_twin()", True),
-        ("function", "def gadget.core.pack(things=[], /, *rest, **options)", True),
-        ("function", "def gadget.latin.umlaut()", True),
+        ("class", "class gadget.core.Box(size=3, *, lid='on')  # box", True),
+        ("method", "def gadget.core.Box.__init__(self, size=3, *, lid='on')  # box, init", False),
+        ("method", "def gadget.core.Box.open(self)  # box, open", True),
+        ("property", "def gadget.core.Box.size(self)  # box, size", True),
+        ("class", "class gadget.core._Hidden()  # hidden", False),
+        ("method", "def gadget.core._Hidden.show(self)  # hidden, show", False),
+        ("function", "def gadget.core.a_twin()  # a twin", True),
+        ("function", "def gadget.core.pack(things=[], /, *rest, **options)  # pack", True),
+        ("function", "def gadget.latin.umlaut()  # umlaut", True),
     ]
-    assert objects[2].text == "def gadget.core.Box.open(self)\nOpen it.\n\nWays:\n    by hand"
+    assert objects[2].text == f"{objects[2].signature}\nOpen it.\n\nWays:\n    by hand"
     assert objects[-1].docstring == "Grüße."
     assert {item.package for item in objects} == {"gadget-kit"}
     assert "gadget" not in sys.modules
@@ -123,3 +123,20 @@ def test_a_package_without_documented_source(site: Path) -> None:
     install(site, "silent", {"silent.py": "def f():\n    pass\n"})
     with pytest.raises(UserError, match=r"^instructions\.packages: package 'silent' has no"):
         documented_objects(["silent"], "instructions.packages")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("numpy.linalg.matrix_rank", "matrix rank"),
+        ("sklearn.tree.DecisionTreeClassifier", "decision tree classifier"),
+        ("http.HTTPServer", "http server"),
+        ("torch.nn.Conv2d", "conv2d"),
+        ("pandas.DataFrame.to_csv", "to csv"),
+        ("sklearn.svm.LinearSVC", "linear svc"),
+        ("A.__init__", "init"),
+        ("sin", "sin"),
+    ],
+)
+def test_name_as_words(name, words):
+    assert name_as_words(name) == words
