@@ -135,7 +135,7 @@ def test_a_well_known_function(objects: list[DocumentedObject]) -> None:
     describe, about = make_records(norm, PARAMS)
     assert describe[:4] == (
         "Describe in one line what this Python function does.",
-        "def numpy.linalg._linalg.norm(x, ord=None, axis=None, keepdims=False)",
+        "def numpy.linalg._linalg.norm(x, ord=None, axis=None, keepdims=False)  # norm",
         "Matrix or vector norm.",
         "describe",
     )
