@@ -14,9 +14,8 @@ import torch
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.errors import UserError
 from gpt2.params import Params, parse
+from gpt2.sources.records import Split
 from gpt2.tokenizer import Tokenizer
-
-Split = Literal["train", "validation", "test"]
 
 
 class Record(Params):
