@@ -59,11 +59,11 @@ def main(
             {
                 "id": index,
                 "kind": record.kind,
-                "name": record.name,
-                "instruction": record.instruction,
                 "input": record.input,
                 "reference": record.output,
                 **{model: texts[index] for model, texts in answers.items()},
+                "name": record.name,
+                "instruction": record.instruction,
             }
             for index, record in enumerate(asked)
         ]
