@@ -15,7 +15,6 @@ from gpt2.instructions import (
     Example,
     InstructionBatches,
     InstructionParams,
-    Record,
     collate,
     encode,
     evaluation_batches,
@@ -23,7 +22,7 @@ from gpt2.instructions import (
     prompt,
 )
 from gpt2.params import Fraction, Positive
-from gpt2.sources.records import sample
+from gpt2.sources.records import InstructionRecord, sample
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
 from stages.running import running
@@ -135,7 +134,9 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             run_directory.clear()
 
 
-def choose_records(records: list[Record], params: FinetuneParams) -> list[Record]:
+def choose_records(
+    records: list[InstructionRecord], params: FinetuneParams
+) -> list[InstructionRecord]:
     """The records to train and to validate on, drawn by a hash of their text.
 
     Raises:
@@ -148,7 +149,7 @@ def choose_records(records: list[Record], params: FinetuneParams) -> list[Record
             f"finetune.train_records: no record is of kind {', '.join(unknown)}; "
             f"there are {', '.join(kinds)}"
         )
-    chosen: list[Record] = []
+    chosen: list[InstructionRecord] = []
     for kind, limit in limits.items():
         for split, most in (("train", limit), ("validation", params.max_validation_records)):
             of_kind = [record for record in records if (record.kind, record.split) == (kind, split)]
@@ -157,7 +158,7 @@ def choose_records(records: list[Record], params: FinetuneParams) -> list[Record
 
 
 def _examples(
-    records: list[Record],
+    records: list[InstructionRecord],
     split: str,
     tokenizer: Tokenizer,
     context_length: int,

@@ -11,11 +11,11 @@ from gpt2 import files, weights
 from gpt2.device import DeviceParams, choose_runtime
 from gpt2.errors import UserError
 from gpt2.generation import SamplingParams, generate
-from gpt2.instructions import Record, load_records, prompt
+from gpt2.instructions import load_records, prompt
 from gpt2.params import Positive
 from gpt2.progress import Progress
 from gpt2.sources.package_docs import name_as_words
-from gpt2.sources.records import sample
+from gpt2.sources.records import InstructionRecord, sample
 from gpt2.text_metrics import most_frequent, score
 from gpt2.tokenizer import Tokenizer
 from stages.running import running
@@ -76,14 +76,16 @@ def main(
         run.metrics({"n_records": len(rows), "by_kind": by_kind})
 
 
-def choose_records(records: Sequence[Record], max_records: int | None, seed: int) -> list[Record]:
+def choose_records(
+    records: Sequence[InstructionRecord], max_records: int | None, seed: int
+) -> list[InstructionRecord]:
     """The test records, at most ``max_records`` of each kind, drawn by a hash.
 
     Raises:
         UserError: there is none.
     """
     tests = [record for record in records if record.split == "test"]
-    chosen: list[Record] = []
+    chosen: list[InstructionRecord] = []
     for kind in sorted({record.kind for record in tests}):
         of_kind = [record for record in tests if record.kind == kind]
         chosen += sample(of_kind, max_records, lambda record: record.input, seed)
@@ -93,7 +95,10 @@ def choose_records(records: Sequence[Record], max_records: int | None, seed: int
 
 
 def answer(
-    model_dir: Path, records: Sequence[Record], params: GenerateResponsesParams, name: str
+    model_dir: Path,
+    records: Sequence[InstructionRecord],
+    params: GenerateResponsesParams,
+    name: str,
 ) -> list[str]:
     """The model's responses: only what is new after the prompt, without space at both ends."""
     model = weights.load(model_dir)
@@ -119,7 +124,9 @@ def answer(
 
 
 def score_by_kind(
-    records: Sequence[Record], asked: Sequence[Record], answers: dict[str, list[str]]
+    records: Sequence[InstructionRecord],
+    asked: Sequence[InstructionRecord],
+    answers: dict[str, list[str]],
 ) -> dict[str, dict[str, Any]]:
     """Metrics of each kind of instruction, for both models and the trivial baselines."""
     table: dict[str, dict[str, Any]] = {}

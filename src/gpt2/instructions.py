@@ -14,21 +14,8 @@ import torch
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.errors import UserError
 from gpt2.params import Params, parse
-from gpt2.sources.records import Split
+from gpt2.sources.records import InstructionRecord
 from gpt2.tokenizer import Tokenizer
-
-
-class Record(Params):
-    """One line of ``instructions.jsonl``: Alpaca's three fields and ours."""
-
-    instruction: str
-    input: str
-    output: str
-    kind: str
-    """What is asked for; metrics are reported by kind."""
-    split: Split
-    name: str
-    """The object that the record is about, or an empty text."""
 
 
 class InstructionParams(Params):
@@ -42,7 +29,7 @@ class InstructionParams(Params):
     the response fits."""
 
 
-def load_records(path: Path) -> list[Record]:
+def load_records(path: Path) -> list[InstructionRecord]:
     """All records of a JSON Lines file.
 
     Raises:
@@ -57,9 +44,11 @@ def load_records(path: Path) -> list[Record]:
     records, problems = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(parse(Record, json.loads(line), f"line {number}"))
-        except (json.JSONDecodeError, UserError) as error:
-            problems.append(f"line {number}: {error}")
+            records.append(parse(InstructionRecord, json.loads(line), f"line {number}"))
+        except json.JSONDecodeError as error:
+            problems.append(f"line {number}: not JSON ({error})")
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError(f"{path}: {len(problems)} bad record(s)\n" + "\n".join(problems[:20]))
     return records
@@ -84,7 +73,10 @@ class Example:
 
 
 def encode(
-    record: Record, tokenizer: Tokenizer, context_length: int, too_long: Literal["truncate", "drop"]
+    record: InstructionRecord,
+    tokenizer: Tokenizer,
+    context_length: int,
+    too_long: Literal["truncate", "drop"],
 ) -> tuple[Example | None, bool]:
     """The example of a record, None if it is left out; and whether it was too long."""
     # Apart, so that the ids of the prompt are the same here and when a response is generated.

@@ -55,10 +55,9 @@ def parse(schema: TypeForm[Section], values: object, where: str) -> Section:
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_describe(where, problem)}" for problem in error.errors())
-        raise UserError(
-            f"{error.error_count()} problem(s) in the parameters:\n{problems}"
-        ) from error
+        problems = [_describe(where, problem) for problem in error.errors()]
+        heading = [] if len(problems) == 1 else [f"{len(problems)} problems:"]
+        raise UserError("\n  ".join([*heading, *problems])) from error
 
 
 def load(schema: TypeForm[Section], path: Path, section: str) -> Section:

@@ -9,21 +9,21 @@ from gpt2.errors import UserError
 from gpt2.instructions import (
     Example,
     InstructionBatches,
-    Record,
     collate,
     encode,
     evaluation_batches,
     load_records,
     prompt,
 )
+from gpt2.sources.records import InstructionRecord
 from gpt2.tokenizer import train_bpe
 
 TOKENIZER = train_bpe([prompt("Add.", "1 and 2") * 3], 300)
 END = TOKENIZER.end_of_text
 
 
-def record(output: str = "The sum is 3.", input: str = "1 and 2") -> Record:
-    return Record(
+def record(output: str = "The sum is 3.", input: str = "1 and 2") -> InstructionRecord:
+    return InstructionRecord(
         instruction="Add.", input=input, output=output, kind="sum", split="train", name=""
     )
 
@@ -132,13 +132,14 @@ def write(path, lines):
 
 def test_records_are_read_back(tmp_path):
     path = write(
-        tmp_path / "records.jsonl", [record().model_dump_json(), record("é").model_dump_json()]
+        tmp_path / "records.jsonl",
+        [json.dumps(record()._asdict()), json.dumps(record("é")._asdict())],
     )
     assert [r.output for r in load_records(path)] == ["The sum is 3.", "é"]
 
 
 def test_all_bad_records_are_reported_with_their_lines(tmp_path):
-    good = record().model_dump()
+    good = record()._asdict()
     lines = [
         json.dumps(good),
         json.dumps({**good, "output": 3}),

@@ -39,7 +39,7 @@ def test_good_values_become_an_immutable_section():
 
 def test_all_problems_are_reported_at_once_with_the_path_of_the_key():
     message = problems({"lrr": 1, "steps": "3", "dropout": 1.0, "kind": "c", "model": {}})
-    assert message.startswith("5 problem(s)")
+    assert message.startswith("5 problems:\n")
     assert "params.yaml: train.lrr: unknown key" in message
     assert "params.yaml: train.steps: Input should be a valid integer (found '3', str)" in message
     assert "params.yaml: train.dropout: Input should be less than 1 (found 1.0, float)" in message

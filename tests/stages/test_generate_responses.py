@@ -1,20 +1,18 @@
 import pytest
 
 from gpt2.errors import UserError
-from gpt2.instructions import Record
+from gpt2.sources.records import InstructionRecord, Split
 from stages.generate_responses import choose_records, score_by_kind
 
 
-def record(index: int, kind: str = "describe", split: str = "test") -> Record:
-    return Record.model_validate(
-        {
-            "instruction": "Describe.",
-            "input": f"def package.do_thing_{index}()",
-            "output": f"Do thing {index}.",
-            "kind": kind,
-            "split": split,
-            "name": f"package.do_thing_{index}",
-        }
+def record(index: int, kind: str = "describe", split: Split = "test") -> InstructionRecord:
+    return InstructionRecord(
+        instruction="Describe.",
+        input=f"def package.do_thing_{index}()",
+        output=f"Do thing {index}.",
+        kind=kind,
+        split=split,
+        name=f"package.do_thing_{index}",
     )
 
 
