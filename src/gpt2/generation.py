@@ -36,9 +36,8 @@ def next_token_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor
     probabilities = scaled.softmax(-1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        before = (
-            ordered.cumsum(-1) - ordered
-        )  # probability of all likelier tokens; 0 for the likeliest
+        # The probability of all likelier tokens: 0 for the likeliest, which so always stays.
+        before = ordered.cumsum(-1) - ordered
         dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
             1, order, before >= sampling.top_p
         )

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -93,12 +94,14 @@ class Evaluation:
         return self.loss * self.n_tokens / n_bytes / math.log(2)
 
 
-def loss_sum(model: GPT2, batch: Batch) -> Tensor:
+def loss_sum(
+    model: GPT2, batch: Batch, features_of: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Cross-entropy summed over the targets that count, in nats.
 
     Only their features ``(N, C)`` pass the output layer, which costs a third of a small model.
     """
-    features = model.features(batch.inputs)  # B T C
+    features = (features_of or model.features)(batch.inputs)  # B T C
     counted = batch.targets != IGNORE_INDEX
     return F.cross_entropy(
         model.logits(features[counted]).float(), batch.targets[counted], reduction="sum"
@@ -254,14 +257,7 @@ def _maybe_compile(
     if runtime.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         log.info("compile: no C++ compiler found; running eagerly")
         return loss_sum
-    features = torch.compile(model.features)
-
-    def compiled_loss(model: GPT2, batch: Batch) -> Tensor:
-        counted = batch.targets != IGNORE_INDEX
-        logits = model.logits(features(batch.inputs)[counted]).float()
-        return F.cross_entropy(logits, batch.targets[counted], reduction="sum")
-
-    return compiled_loss
+    return partial(loss_sum, features_of=torch.compile(model.features))
 
 
 def curves(history: History) -> list[Mapping[str, Any]]:

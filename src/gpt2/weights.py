@@ -18,8 +18,7 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.model import GPT2, GPT2Config
 from gpt2.params import parse
-
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+from gpt2.tokenizer import CONFIG, MERGES, VOCAB
 
 
 def to_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,7 +81,7 @@ def save(
         }
         files.write_json(new / "config.json", hugging_face)
         files.write_json(new / "generation_config.json", {"_from_model_config": True, **ends})
-        for name in TOKENIZER_FILES:
+        for name in (VOCAB, MERGES, CONFIG):
             shutil.copyfile(tokenizer_directory / name, new / name)
         files.write_json(new / "training.json", dict(training))
 
