@@ -1,5 +1,6 @@
 """Stage ``finetune``: the model learns to answer instructions (tutorial part 5)."""
 
+import logging
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +29,8 @@ from gpt2.trainer import TrainParams, fit
 from stages.running import running
 from stages.training import report
 
+log = logging.getLogger(__name__)
+
 
 class FinetuneParams(TrainParams, InstructionParams):
     """How the base model is finetuned."""
@@ -39,10 +42,9 @@ class FinetuneParams(TrainParams, InstructionParams):
     dropout: Fraction = 0.0
     """Probability of dropping an activation while finetuning."""
     train_records: dict[str, Positive] | None = None
-    """Most training records of each kind, drawn by a hash; kinds that are not named are left out.
-    null: all records of all kinds."""
+    """Most training records of a kind, drawn by a hash; of a kind that is not named: all."""
     max_validation_records: Positive | None = None
-    """Records of the validation split to evaluate on, of each of these kinds; null: all."""
+    """Most records of each kind in the validation split to evaluate on; null: all."""
     sample_records: Positive = 4
     """Validation records that the model answers at each evaluation."""
     sampling: SamplingParams
@@ -137,21 +139,22 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
 def choose_records(
     records: list[InstructionRecord], params: FinetuneParams
 ) -> list[InstructionRecord]:
-    """The records to train and to validate on, drawn by a hash of their text.
-
-    Raises:
-        UserError: `train_records` names a kind that no record has.
-    """
-    kinds = sorted({record.kind for record in records})
-    limits = params.train_records or dict.fromkeys(kinds)
-    if unknown := sorted(set(limits) - set(kinds)):
-        raise UserError(
-            f"finetune.train_records: no record is of kind {', '.join(unknown)}; "
-            f"there are {', '.join(kinds)}"
+    """The records to train and to validate on, drawn by a hash of their text."""
+    kinds = {record.kind for record in records}
+    limits = params.train_records or {}
+    if unknown := sorted(limits.keys() - kinds):
+        log.info(
+            "finetune.train_records: no record is of kind %s; there are %s",
+            ", ".join(unknown),
+            ", ".join(sorted(kinds)),
         )
+    ordered = [*(kind for kind in limits if kind in kinds), *sorted(kinds - limits.keys())]
     chosen: list[InstructionRecord] = []
-    for kind, limit in limits.items():
-        for split, most in (("train", limit), ("validation", params.max_validation_records)):
+    for kind in ordered:
+        for split, most in (
+            ("train", limits.get(kind)),
+            ("validation", params.max_validation_records),
+        ):
             of_kind = [record for record in records if (record.kind, record.split) == (kind, split)]
             chosen += sample(of_kind, most, attrgetter("input"), params.seed)
     return chosen

@@ -23,15 +23,15 @@ class OptimizerParams(Params):
     """Peak learning rate of AdamW."""
     muon_lr: Annotated[float, Field(gt=0)] = 0.02
     """Peak learning rate of Muon."""
-    min_lr_fraction: Fraction = 0.1
-    """The learning rate at the last step, as a fraction of the peak."""
+    min_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The learning rate at the last step, as a fraction of the peak; 1: constant after warmup."""
     warmup_steps: NonNegative = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only, never on biases and norms."""
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
-    grad_clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest L2 norm of the whole gradient."""
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest L2 norm of the whole gradient; null: any."""
 
 
 def make_optimizers(model: nn.Module, params: OptimizerParams) -> list[torch.optim.Optimizer]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
 
 from gpt2 import checkpoint
 from gpt2.batch import IGNORE_INDEX, Batch
@@ -44,6 +45,9 @@ class TrainParams(OptimizerParams, DeviceParams):
     """Sequences that are in memory at once; their gradients accumulate. None: the whole batch."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile; auto: where a compiler is found and the run is long enough to pay for it."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each block and compute the rest again for its gradient: much less
+    memory, a third more time (Chen et al. 2016)."""
     eval_interval: Positive = 100
     """Steps between evaluations on the validation split."""
     log_interval: Positive = 10
@@ -149,6 +153,8 @@ def fit(
     runtime = choose_runtime(params)
     torch.manual_seed(params.seed)
     model.to(runtime.device).train()
+    if params.activation_checkpointing:
+        checkpoint_activations(model)
     optimizers = make_optimizers(model, params)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     history, best, first = History(), {}, 0
@@ -228,7 +234,8 @@ def train_step(
         total += loss.detach()
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), params.grad_clip))
+    clip = math.inf if params.grad_clip is None else params.grad_clip
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
     # float16 finds its scale by overflowing: there the scaler leaves out the update by itself.
     if not math.isfinite(float(total)) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
         raise UserError(
@@ -240,6 +247,13 @@ def train_step(
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
     return float(total), grad_norm
+
+
+def checkpoint_activations(model: GPT2) -> None:
+    """Let each block forget its activations and compute them again on the way back."""
+    for block in model.h:
+        # In place, so that no parameter changes its name.
+        block.forward = partial(recompute, block.forward, use_reentrant=False)
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

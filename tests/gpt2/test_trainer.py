@@ -218,3 +218,23 @@ def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
     histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in "ab"]
     assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_checkpointed_activations_change_nothing_but_memory(tmp_path, dropout):
+    plain, thrifty = model(dropout), model(dropout)
+    a = train(tmp_path / "a", plain, params(), 5)
+    b = train(tmp_path / "b", thrifty, params(activation_checkpointing=True), 5)
+    assert [p["loss"] for p in a.curve] == [p["loss"] for p in b.curve]
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, thrifty.state_dict()[name]), name
+
+
+def test_without_a_limit_gradients_stay_as_they_are(tmp_path):
+    free, loose = model(), model()
+    train(tmp_path / "a", free, params(grad_clip=None), 5)
+    train(tmp_path / "b", loose, params(grad_clip=1e9), 5)
+    clipped = model()
+    train(tmp_path / "c", clipped, params(grad_clip=1e-3), 5)
+    assert torch.equal(free.wte.weight, loose.wte.weight)
+    assert not torch.equal(free.wte.weight, clipped.wte.weight)
