@@ -1,10 +1,12 @@
 # Everything happens in .venv, which `make` fills from the pinned requirements when they change.
-# Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt && dvc repro
+# Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt &&
+#   pip install --no-deps --no-build-isolation -e . && dvc repro
 .POSIX:
 .PHONY: help run test ui profile lock
 
 PYTHON = python3
 PORT = 5000
+INSTALL = .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 FREEZE = .venv/bin/python -m pip freeze --all | sed '/^pip==/d; s/+cpu$$//'
 
 help: ## show this list
@@ -38,12 +40,14 @@ lock: ## pin anew what requirements*.in name, from the package index
 	$(FREEZE) > requirements.txt
 	.venv/bin/python -m pip install -r requirements-dev.in
 	{ echo '-r requirements.txt'; $(FREEZE) | grep -vxFf requirements.txt; } > requirements-dev.txt
+	$(INSTALL)
 	touch .venv/run .venv/test
 
-.venv/run: requirements.txt
+.venv/run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -r requirements.txt
+	$(INSTALL)
 	@touch $@
 
 .venv/test: .venv/run requirements-dev.txt

@@ -1,6 +1,7 @@
 """One token after another (tutorial part 4): batched, with a cache of what was already computed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -12,6 +13,7 @@ from gpt2.errors import UserError
 from gpt2.model import GPT2, KVCache
 from gpt2.params import NonNegative, Params, Positive
 from gpt2.progress import Progress
+from gpt2.tokenizer import Tokenizer
 
 
 class SamplingParams(Params):
@@ -65,11 +67,7 @@ def generate(
         UserError: a prompt is empty or fills the whole context.
     """
     for index, ids in enumerate(prompts):
-        if not 0 < len(ids) < model.config.context_length:
-            raise UserError(
-                f"prompt {index} has {len(ids)} tokens; the model continues 1 to "
-                f"{model.config.context_length - 1}"
-            )
+        _refuse_unfit(f"prompt {index}", ids, model)
     training = model.training
     model.eval()
     responses: list[list[int]] = [[] for _ in prompts]
@@ -78,22 +76,82 @@ def generate(
     with runtime.autocast():
         for start in range(0, len(by_length), batch_size):
             rows = by_length[start : start + batch_size]
-            _generate_batch(model, prompts, rows, responses, sampling, end_of_text, runtime)
+            for step in _steps(model, prompts, rows, sampling, end_of_text, runtime):
+                for row, token in step:
+                    responses[row].append(token)
             if progress:
                 progress.advance(count=len(rows))
     model.train(training)
     return responses
 
 
-def _generate_batch(
+def stream(
     model: GPT2,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[int],
-    responses: list[list[int]],
+    prompt: Sequence[int],
     sampling: SamplingParams,
     end_of_text: int,
     runtime: Runtime,
-) -> None:
+) -> Iterator[int]:
+    """The tokens that `generate` gives after one prompt, each as soon as it is chosen.
+
+    Take them in one thread, one stream at a time: between two tokens the thread stays in the
+    runtime's autocast, since casting all weights anew would take several times as long as a token.
+
+    Raises:
+        UserError: the prompt is empty or fills the whole context; at once, not at the first token.
+    """
+    _refuse_unfit("the prompt", prompt, model)
+
+    def tokens() -> Iterator[int]:
+        training = model.training
+        model.eval()
+        try:
+            with runtime.autocast():
+                for step in _steps(model, [prompt], [0], sampling, end_of_text, runtime):
+                    for _, token in step:
+                        yield token
+        finally:
+            model.train(training)
+
+    return tokens()
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A model that reads and writes text: with its tokenizer, on its device."""
+
+    model: GPT2
+    tokenizer: Tokenizer
+    runtime: Runtime
+
+    def continuation(self, text: str, sampling: SamplingParams) -> Iterator[str]:
+        """What follows ``text``, in pieces, by `stream`; an empty text begins a new document.
+
+        Raises:
+            UserError: as `stream` does.
+        """
+        end = self.tokenizer.end_of_text
+        ids = self.tokenizer.encode(text) or [end]
+        return self.tokenizer.decode_stream(stream(self.model, ids, sampling, end, self.runtime))
+
+
+def _refuse_unfit(name: str, ids: Sequence[int], model: GPT2) -> None:
+    most = model.config.context_length - 1
+    if not 0 < len(ids) <= most:
+        raise UserError(f"{name} has {len(ids)} tokens; the model continues 1 to {most}")
+
+
+@torch.no_grad()
+def _steps(
+    model: GPT2,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    sampling: SamplingParams,
+    end_of_text: int,
+    runtime: Runtime,
+) -> Iterator[list[tuple[int, int]]]:
+    """Go on with the prompts ``rows`` side by side: at each step, the rows not ended and a token
+    for each."""
     device = runtime.device
     lengths = torch.tensor([len(prompts[row]) for row in rows])
     longest = int(lengths.max())
@@ -109,13 +167,13 @@ def _generate_batch(
     positions = torch.arange(longest).expand(len(rows), -1)
     features = model.features(ids.to(device), positions.to(device), cache)  # B T C
     last = features[torch.arange(len(rows)), lengths - 1]  # B C
-    generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows]
+    seeds = [(sampling.seed * 1_000_003 + row) % 2**64 for row in rows]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     alive = torch.ones(len(rows), dtype=torch.bool)
     for _ in range(sampling.max_new_tokens):
         chosen = _choose(model.logits(last), sampling, generators)  # B
         alive &= chosen != end_of_text
-        for i in alive.nonzero().flatten().tolist():
-            responses[rows[i]].append(int(chosen[i]))
+        yield [(rows[i], int(chosen[i])) for i in alive.nonzero().flatten().tolist()]
         alive &= lengths < places
         if not alive.any():
             break

@@ -3,9 +3,10 @@
 GPT-2's own vocabulary, or one trained here; both in GPT-2's two files, both run by tiktoken.
 """
 
+import codecs
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +24,8 @@ END_OF_TEXT = "<|endoftext|>"
 VOCAB = "vocab.json"
 MERGES = "merges.txt"
 CONFIG = "tokenizer_config.json"
+WHOLE = "tokenizer.json"
+"""Both in one file of the `tokenizers` library; newer versions of `transformers` write no other."""
 
 
 class Gpt2TokenizerParams(Params):
@@ -72,7 +75,8 @@ class Tokenizer:
     """
 
     def __init__(self, vocab: str, merges: str) -> None:
-        self._files = {VOCAB: vocab, MERGES: merges}
+        self.files = {VOCAB: vocab, MERGES: merges}
+        """The two texts by the names of their files."""
         tokens = _tokens(_merges(merges))
         if _vocabulary(vocab) != {token: rank for rank, token in enumerate(tokens)}:
             raise UserError(
@@ -94,19 +98,21 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """The tokenizer in ``vocab.json`` and ``merges.txt`` of a directory.
+        """The tokenizer in ``vocab.json`` and ``merges.txt``, or in ``tokenizer.json`` alone.
 
         Raises:
             UserError: a file is missing, not UTF-8, or not in GPT-2's layout.
         """
         try:
+            if (directory / WHOLE).is_file() and not (directory / VOCAB).is_file():
+                return cls(*_split(_read(directory / WHOLE)))
             return cls(_read(directory / VOCAB), _read(directory / MERGES))
         except UserError as error:
             raise UserError(f"tokenizer in {directory}: {error}") from error
 
     def save(self, directory: Path) -> None:
         """Write the two files, byte for byte, and the one by which ``transformers`` loads them."""
-        for name, text in self._files.items():
+        for name, text in self.files.items():
             (directory / name).write_bytes(text.encode())
         config = {
             "tokenizer_class": "GPT2Tokenizer",
@@ -136,6 +142,20 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
         return self._encoding.decode(ids)
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """`decode` in pieces, as the ids come; a character is given when its last byte is there.
+
+        An id that is not in the vocabulary (some models have more embeddings) becomes U+FFFD.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in ids:
+            known = token < self.n_vocab
+            part = self._encoding.decode_single_token_bytes(token) if known else "\ufffd".encode()
+            if text := decoder.decode(part):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
 
 
 def _refuse_surrogates(text: str) -> None:
@@ -176,10 +196,24 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"tokenizer.vocab_size: {vocab_size:,} entries asked for, but the corpus has repeated "
             f"pairs for {len(tokens):,} only. Use a smaller vocabulary or more text"
         )
-    return Tokenizer(
-        json.dumps({token: rank for rank, token in enumerate(tokens)}),
-        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
-    )
+    return Tokenizer(*_as_files({token: rank for rank, token in enumerate(tokens)}, merges))
+
+
+def _as_files(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> tuple[str, str]:
+    """The texts of ``vocab.json`` and ``merges.txt``."""
+    lines = "".join(f"{left} {right}\n" for left, right in merges)
+    return json.dumps(vocab), f"#version: 0.2\n{lines}"
+
+
+def _split(whole: str) -> tuple[str, str]:
+    """The texts of ``vocab.json`` and ``merges.txt`` that a ``tokenizer.json`` holds."""
+    try:
+        model = json.loads(whole)["model"]
+        # Older versions write a pair as one text.
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+        return _as_files(model["vocab"], pairs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{WHOLE}: not a byte pair encoding ({error!r})") from error
 
 
 def _tokens(merges: Iterable[tuple[str, str]]) -> list[str]:

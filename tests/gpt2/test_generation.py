@@ -12,7 +12,7 @@ from transformers.generation.logits_process import (
 
 from gpt2.device import Runtime
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate, next_token_probabilities
+from gpt2.generation import SamplingParams, generate, next_token_probabilities, stream
 from gpt2.model import GPT2, GPT2Config
 from gpt2.weights import from_openai
 
@@ -121,6 +121,39 @@ def test_samples_have_their_probabilities(model):
     assert ((observed - expected).abs() <= 5 * (expected * (1 - expected) / n).sqrt()).all()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("end", [NEVER, 5, 17])
+def test_a_stream_is_what_generate_gives(model, temperature, end):
+    sampling = SamplingParams(max_new_tokens=12, temperature=temperature, seed=4)
+    for ids in prompts():
+        [whole] = generate(model, [ids], sampling, end, RUNTIME)
+        assert list(stream(model, ids, sampling, end, RUNTIME)) == whole
+
+
+@pytest.mark.parametrize("taken", [1, 5])
+def test_a_stream_computes_each_token_when_it_is_asked_for_and_may_be_left(model, taken):
+    passes = []
+    handle = model.ln_f.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    model.train()
+    runtime = Runtime(torch.device("cpu"), torch.bfloat16)
+    tokens = stream(model, [1, 2], SamplingParams(max_new_tokens=5), NEVER, runtime)
+    assert passes == []
+    for n in range(taken):
+        next(tokens)
+        assert passes == [False] * (n + 1)
+        assert torch.is_grad_enabled()
+    tokens.close()
+    handle.remove()
+    assert model.training
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_any_seed_will_do(model):
+    sampling = SamplingParams(max_new_tokens=5, temperature=1.0, seed=10**30)
+    [new] = generate(model, [[1]], sampling, NEVER, RUNTIME)
+    assert len(new) == 5
+
+
 def test_generation_leaves_mode_and_random_state_alone(model):
     model.train()
     state = torch.get_rng_state()
@@ -134,3 +167,5 @@ def test_generation_leaves_mode_and_random_state_alone(model):
 def test_prompts_that_cannot_be_continued_are_refused(model, length):
     with pytest.raises(UserError, match=rf"prompt 1 has {length} tokens; .* 1 to 39"):
         generate(model, [[1], [1] * length], SamplingParams(max_new_tokens=1), END, RUNTIME)
+    with pytest.raises(UserError, match=rf"the prompt has {length} tokens; .* 1 to 39"):
+        stream(model, [1] * length, SamplingParams(max_new_tokens=1), END, RUNTIME)

@@ -84,6 +84,22 @@ def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:
         assert tokenizer.token_bytes[ids].sum() == len(text.encode())
 
 
+def test_decoding_as_ids_come_gives_whole_characters(tokenizer: Tokenizer) -> None:
+    for text in VARIED:
+        pieces = list(tokenizer.decode_stream(tokenizer.encode(text)))
+        assert "".join(pieces) == text
+        assert all(pieces)
+    rng = random.Random(5)
+    for _ in range(300):
+        ids = rng.choices(range(1000), k=rng.randrange(20))  # mostly not UTF-8
+        assert "".join(tokenizer.decode_stream(ids)) == tokenizer.decode(ids)
+    came = []
+    ids = tokenizer.encode("a🙂b")
+    for piece in tokenizer.decode_stream(came.append(i) or i for i in ids):
+        assert tokenizer.decode(came).endswith(piece)
+    assert "".join(tokenizer.decode_stream([*tokenizer.encode("a"), 1000])) == "a\ufffd"
+
+
 def test_layout_is_bytes_merges_end_of_text(tokenizer: Tokenizer, directory: Path) -> None:
     vocab = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
     merges = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
@@ -133,6 +149,28 @@ def test_transformers_loads_it(tokenizer: Tokenizer, directory: Path, tmp_path: 
         samples = [text for text in texts(seed=3) if text and END_OF_TEXT not in text]
         assert peer(samples)["input_ids"] == tokenizer.encode_batch(samples)
         assert [peer.decode(tokenizer.encode(text)) for text in VARIED] == VARIED
+
+
+def test_the_one_file_that_transformers_writes_is_the_same(
+    tokenizer: Tokenizer, directory: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(directory).save_pretrained(tmp_path)
+    whole = tmp_path / "tokenizer.json"
+    assert not (tmp_path / "vocab.json").exists()
+    assert Tokenizer.load(tmp_path).encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+    older = json.loads(whole.read_text(encoding="utf-8"))
+    older["model"]["merges"] = [" ".join(pair) for pair in older["model"]["merges"]]
+    whole.write_text(json.dumps(older), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+    for text in ("{", "[]", "{}", '{"model": {"vocab": {}, "merges": [["a"]]}}'):
+        whole.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"tokenizer\.json: not a byte pair encoding"):
+            Tokenizer.load(tmp_path)
+    whole.write_text('{"model": {"vocab": {}, "merges": []}}', encoding="utf-8")
+    with pytest.raises(UserError, match="the ids in vocab"):
+        Tokenizer.load(tmp_path)
 
 
 def test_training_depends_on_neither_threads_nor_order() -> None:

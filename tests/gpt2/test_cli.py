@@ -1,0 +1,372 @@
+"""The command `gpt2` against transformers' generation, with real signals, pipes and a terminal."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch.nn import functional as F
+from transformers import AutoTokenizer, GPT2LMHeadModel, GPT2Tokenizer
+from transformers import GPT2Config as PeerConfig
+
+from gpt2 import weights
+from gpt2.cli import main
+from gpt2.device import DeviceParams
+from gpt2.generation import SamplingParams
+from gpt2.instructions import prompt
+from gpt2.model import GPT2, GPT2Config
+from gpt2.tokenizer import Tokenizer, train_bpe
+from scripts.deps import ROOT
+
+ASKED = prompt("Smile.", "")
+ANSWER = "Voilà 🙂: naïve 中文, 👩‍👩‍👧!\nΩ"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+FLOAT32 = ("--dtype", "float32", "--device", "cpu")
+
+
+def saved(model: GPT2, tokenizer: Tokenizer, directory: Path) -> Path:
+    (directory / "tokenizer").mkdir(parents=True)
+    tokenizer.save(directory / "tokenizer")
+    weights.save(model, directory / "model", directory / "tokenizer", tokenizer.end_of_text, {})
+    return directory / "model"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """No character of `ANSWER` beyond ASCII is one token."""
+    return train_bpe([ASKED] * 2, 330)
+
+
+@pytest.fixture(scope="module")
+def smiling(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows one text by heart: `ASKED`, `ANSWER`, the end."""
+    torch.manual_seed(1)
+    ids = torch.tensor([*tokenizer.encode(ASKED), *tokenizer.encode(ANSWER), tokenizer.end_of_text])
+    model = GPT2(GPT2Config(vocab_size=330, context_length=160, n_layer=1, n_head=2, n_embd=48))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(80):
+        loss = F.cross_entropy(model(ids[None, :-1])[0], ids[1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return saved(model, tokenizer, tmp_path_factory.mktemp("smiling"))
+
+
+@pytest.fixture(scope="module")
+def endless(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that talks for thousands of tokens and never begins a new line."""
+    torch.manual_seed(2)
+    model = GPT2(GPT2Config(vocab_size=330, context_length=8192, n_layer=2, n_head=2, n_embd=32))
+    ends = [i for i in range(330) if "\n" in tokenizer.decode([i])] + [tokenizer.end_of_text]
+    with torch.no_grad():
+        model.wte.weight.normal_(std=0.5)
+        model.wte.weight[ends] = 0
+    return saved(model, tokenizer, tmp_path_factory.mktemp("endless"))
+
+
+@pytest.fixture(scope="module")
+def foreign(smiling: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What transformers writes, with its own tokenizer file and nothing of ours."""
+    directory = tmp_path_factory.mktemp("foreign")
+    torch.manual_seed(3)
+    ends = {"bos_token_id": 329, "eos_token_id": 329}
+    shape = {"vocab_size": 330, "n_positions": 64, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    peer = GPT2LMHeadModel(PeerConfig(**shape, **ends))
+    for parameter in peer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    peer.save_pretrained(directory)
+    GPT2Tokenizer.from_pretrained(smiling).save_pretrained(directory)
+    return directory
+
+
+def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+
+
+def generate(model: Path, *arguments: object, stdin: str | None = None) -> str:
+    result = run("generate", "--model", model, *FLOAT32, *arguments, stdin=stdin)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def peers_continuation(directory: Path, text: str, new: int) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    peer = GPT2LMHeadModel.from_pretrained(directory).eval()
+    ids = tokenizer(text or "<|endoftext|>", return_tensors="pt")
+    out = peer.generate(**ids, max_new_tokens=new, do_sample=False, pad_token_id=329)
+    return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("text", [ASKED, ASKED + "Voilà 🙂", ""])
+def test_a_greedy_continuation_of_our_model_is_that_of_transformers(smiling, text):
+    ours = generate(smiling, "--prompt", text, "--max-new-tokens", 50)
+    assert ours == peers_continuation(smiling, text, 50)
+    assert not text or text + ours == ASKED + ANSWER
+
+
+@pytest.mark.parametrize("text", ["Smile", "It's 🙂", ""])
+def test_a_greedy_continuation_of_a_foreign_model_is_that_of_transformers(foreign, text):
+    ours = generate(foreign, "--prompt", text, "--max-new-tokens", 40)
+    assert ours == peers_continuation(foreign, text, 40)
+    assert ours
+
+
+def test_the_same_seed_gives_the_same_text(foreign):
+    def sampled(seed: int) -> str:
+        sampling = ("--temperature", 1.2, "--top-k", 50, "--top-p", 0.9, "--seed", seed)
+        return generate(foreign, "--prompt", "Smile", "--max-new-tokens", 20, *sampling)
+
+    assert len({sampled(seed) for seed in (1, 2, 10**30)}) == 3
+    assert sampled(1) == sampled(1)
+
+
+def test_the_prompt_comes_from_standard_input_as_it_is(smiling):
+    assert generate(smiling, "--prompt", "-", stdin=ASKED) == ANSWER
+    ours = generate(smiling, "--prompt", "-", "--max-new-tokens", 9, stdin="Smile.\r\n")
+    assert ours == generate(smiling, "--prompt", "Smile.\r\n", "--max-new-tokens", 9)
+
+
+def test_chat_answers_each_line_up_to_an_empty_one(smiling):
+    for text in ("Smile.\n Smile. \n\nSmile.\n", "Smile.\nSmile.\n/exit\n", "Smile.\nSmile."):
+        result = run("chat", "--model", smiling, *FLOAT32, stdin=text)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == f"{ANSWER}\n{ANSWER}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["generate", "--prompt", "a " * 200], None, "error: the prompt has 201 tokens; .* 159"),
+        (["generate", "--prompt", "-"], b"a\xff", "error: standard input: not UTF-8 at byte 1"),
+        (["generate", "--prompt", "", "--temperature", "nan"], None, "error: options.temperature"),
+        (["chat"], "a " * 200, "error: the prompt has .* tokens"),
+    ],
+)
+def test_what_cannot_be_continued_is_one_message(smiling, arguments, stdin, message):
+    command, *options = arguments
+    result = run(command, "--model", smiling, *options, stdin=stdin)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(f"{message}.*\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    "command", [["generate", "--prompt", "a"], ["chat"], ["export", "--to", "gguf"]]
+)
+@pytest.mark.parametrize("missing", [None, "config.json", "model.safetensors", "vocab.json"])
+def test_a_directory_that_is_no_model_is_named(smiling, tmp_path, command, missing):
+    directory = tmp_path / "model"
+    if missing:
+        ignored = shutil.ignore_patterns(missing, "manifest.json")
+        shutil.copytree(smiling, directory, ignore=ignored)
+    output = ["--output", str(tmp_path / "out.gguf")] if "export" in command else []
+    result = run(*command, "--model", directory, *output)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ")
+    assert str(directory) in result.stderr
+    assert (missing or "no config.json and no model.safetensors") in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"model"}
+
+
+def test_a_tokenizer_of_another_model_is_refused(smiling, foreign, tmp_path):
+    directory = tmp_path / "model"
+    shutil.copytree(foreign, directory)
+    (directory / "tokenizer.json").unlink()
+    train_bpe([ASKED + ANSWER] * 2, 340).save(directory)
+    result = run("generate", "--model", directory, "--prompt", "a")
+    assert result.exit_code == 1
+    assert "the tokenizer has 340 tokens, the model only 330" in result.stderr
+
+
+def test_wrong_usage_ends_with_2(smiling):
+    for arguments in (
+        ["generate", "--prompt", "a"],
+        ["generate", "--model", smiling, "--prompt", "a", "--top-p", "0"],
+        ["export", "--model", smiling, "--to", "onnx", "--output", "x"],
+        ["sing"],
+    ):
+        assert run(*arguments).exit_code == 2
+
+
+def test_every_command_shows_examples():
+    for name in main.commands:
+        assert f"gpt2 {name} --" in run(name, "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_the_options_are_those_of_the_parameters(smiling, command):
+    options = {option.name: option for option in main.commands[command].params}
+    arguments = ["--model", str(smiling), *(["--prompt", ""] if command == "generate" else [])]
+    values = main.commands[command].make_context(command, arguments).params
+    for schema in (SamplingParams, DeviceParams):
+        for name, field in schema.model_fields.items():
+            assert field.is_required() or values[name] == field.default
+    for name in ("device", "dtype"):
+        assert tuple(options[name].type.choices) == get_args(DeviceParams.__annotations__[name])
+
+
+def test_export_writes_a_gguf_file_and_a_modelfile(smiling, tmp_path):
+    from gguf import GGUFReader
+
+    output = tmp_path / "a new place" / "model.gguf"
+    arguments = ("export", "--model", smiling, "--to", "gguf", "--output", output)
+    result = run(*arguments, "--quantization", "f32")
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    field = GGUFReader(output).fields["general.architecture"]
+    assert field.contents() == "gpt2"
+    modelfile = output.with_name("Modelfile")
+    assert "FROM ./model.gguf" in modelfile.read_text()
+    assert f"Now: ollama create model -f '{modelfile}'\n" in result.stderr
+    modelfile.unlink()
+    assert run(*arguments, "--no-modelfile").exit_code == 0
+    assert [path.name for path in output.parent.iterdir()] == ["model.gguf"]
+
+
+def test_help_and_completion_import_nothing_heavy():
+    code = (
+        "import sys; from gpt2.cli import main\n"
+        "try: main(prog_name='gpt2')\n"
+        "finally: print('LOADED', *sorted({'torch', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    for arguments, settings, expected in (
+        (["--help"], {}, "_GPT2_COMPLETE=bash_source"),
+        (["generate", "--help"], {}, "--max-new-tokens"),
+        (
+            [],
+            {"_GPT2_COMPLETE": "bash_complete", "COMP_WORDS": "gpt2 ge", "COMP_CWORD": "1"},
+            "generate",
+        ),
+        (
+            [],
+            {"_GPT2_COMPLETE": "bash_complete", "COMP_WORDS": "gpt2 chat --se", "COMP_CWORD": "2"},
+            "--seed",
+        ),
+    ):
+        process = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env={**ENVIRONMENT, **settings},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        *shown, loaded = process.stdout.splitlines()
+        assert loaded.split() == ["LOADED"]
+        assert any(expected in line for line in shown)
+
+
+def start(*arguments: object, **streams: int) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "gpt2.cli", *map(str, arguments), *FLOAT32]
+    # Whoever runs the tests in the background may have had SIGINT ignored.
+    attend = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=attend, **streams)
+
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
+def test_characters_arrive_whole_and_as_they_come(smiling):
+    process = start("generate", "--model", smiling, "--prompt", ASKED, **PIPES)
+    parts = []
+    while part := os.read(process.stdout.fileno(), 1 << 16):
+        parts.append(part.decode())
+    assert "".join(parts) == ANSWER
+    assert len(parts) > 3
+    assert (process.wait(), process.stderr.read()) == (0, b"")
+
+
+def test_ctrl_c_stops_the_answer_and_between_answers_the_program(endless):
+    process = start("chat", "--model", endless, "--max-new-tokens", 8000, **PIPES)
+    for _ in range(2):
+        process.stdin.write(b"Talk.\n")
+        process.stdin.flush()
+        answer = os.read(process.stdout.fileno(), 1 << 16)
+        process.send_signal(signal.SIGINT)
+        while not answer.endswith(b"\n"):
+            part = os.read(process.stdout.fileno(), 1 << 16)
+            assert part, process.stderr.read().decode()
+            answer += part
+        assert len(answer.decode()) > 1
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (130, b"", b"\n")
+
+
+def test_chat_on_a_terminal_asks_and_survives_a_long_instruction(smiling):
+    ours, theirs = pty.openpty()
+    process = start("chat", "--model", smiling, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal shown
+        while text not in shown:
+            shown += os.read(ours, 1 << 16).decode()
+        shown = shown.partition(text)[2]
+
+    wait_for("> ")
+    os.write(ours, b"a " * 200 + b"\n")
+    wait_for("error: the prompt has ")
+    wait_for("> ")
+    os.write(ours, b"Smile.\n")
+    wait_for(ANSWER.replace("\n", "\r\n"))
+    wait_for("> ")
+    os.write(ours, b"\x04")
+    assert process.wait() == 0
+    os.close(ours)
+
+
+def pip_install(target: Path, *arguments: object) -> None:
+    options = ("--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target")
+    command = [sys.executable, "-m", "pip", "install", *options, target, *arguments]
+    subprocess.run(list(map(str, command)), check=True)
+
+
+def output_of(*command: object, cwd: Path, **settings: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env={**environment, **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+def test_the_installed_command(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    for name in ("src", "stages"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, original / name, ignore=ignored)
+    for name in ("pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, original)
+    shutil.copytree(original, copy)
+
+    pip_install(tmp_path / "site", original)
+    installed = {
+        str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*.py")
+    }
+    wanted = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
+    wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / "stages").rglob("*.py")}
+    assert installed == wanted
+    gpt2 = tmp_path / "site" / "bin" / "gpt2"
+    shown = output_of(gpt2, "--version", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert re.fullmatch(r"gpt2, version \d+\.\d+\.\d+", shown)
+
+    # `dvc exp run --temp` runs `python -m stages...` in a copy: that must run the copy's code.
+    pip_install(tmp_path / "editable", "--editable", original)
+    code = (
+        "import site, sys; site.addsitedir(sys.argv[1]); "
+        "import stages, gpt2; print(stages.__file__, gpt2.__file__)"
+    )
+    for place, expected in ((tmp_path, original), (copy, copy)):
+        files = output_of(sys.executable, "-c", code, tmp_path / "editable", cwd=place).split()
+        assert files[0] == str(expected / "stages" / "__init__.py")
+        assert files[1] == str(expected / "src" / "gpt2" / "__init__.py")
