@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -13,7 +13,9 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.judge import judge_files
 from gpt2.judge.params import JudgeParams
-from gpt2.sources import gpt2_tokenizer, local_files
+from gpt2.sources import gpt2_tokenizer, huggingface, local_files, own_data, web_files
+from gpt2.sources.formats import RawData
+from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.sources.local_files import FileCorpus, FileInstructions
 from gpt2.sources.package_docs import (
     DocumentedObject,
@@ -27,22 +29,27 @@ from gpt2.sources.package_instructions import (
     without_held_out,
 )
 from gpt2.sources.records import Document, InstructionRecord, Split, sample
+from gpt2.sources.web_files import UrlCorpus, UrlInstructions
 from gpt2.tokenizer import Gpt2TokenizerParams, TokenizerParams
 from stages.running import running
 
-CorpusParams = Annotated[PackageDocsCorpus | FileCorpus, Field(discriminator="source")]
+OwnCorpus = FileCorpus | UrlCorpus | HuggingfaceCorpus
+OwnInstructions = FileInstructions | UrlInstructions | HuggingfaceInstructions
+CorpusParams = Annotated[PackageDocsCorpus | OwnCorpus, Field(discriminator="source")]
 InstructionsParams = Annotated[
-    PackageDocsInstructions | FileInstructions, Field(discriminator="source")
+    PackageDocsInstructions | OwnInstructions, Field(discriminator="source")
 ]
 WHEELS = Path(".cache", "wheels")
-"""Below the repository's root: downloaded once, for every experiment."""
+DOWNLOADS = Path(".cache", "downloads")
+"""Both below the repository's root: downloaded once, for every experiment."""
 
 
 class Instructions(NamedTuple):
-    """Records, and the documented objects that they were made from, if any."""
+    """Records, the documented objects that they were made from, if any, and further metrics."""
 
     records: list[InstructionRecord]
     objects: list[DocumentedObject]
+    metrics: dict[str, int]
 
 
 class Corpus(NamedTuple):
@@ -83,32 +90,34 @@ def main(
         instructions = read_instructions(instructions_params, run.root)
         check_splits(instructions.records)
         corpus = read_corpus(corpus_params, instructions, run.root)
-        files.write_text(instructions_file, json_lines(instructions.records))
-        with files.new_directory(corpus_dir, corpus.facts) as directory:
-            files.write_text(directory / "documents.jsonl", json_lines(corpus.documents))
+        files.write_text(instructions_file, "".join(json_lines(instructions.records)))
+        with (
+            files.new_directory(corpus_dir, corpus.facts) as directory,
+            (directory / "documents.jsonl").open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            file.writelines(json_lines(corpus.documents))
         run.metrics(
             {
                 "documents": corpus.facts["documents"],
                 "characters": corpus.facts["characters"],
                 "instructions": count(instructions.records),
+                **instructions.metrics,
             }
         )
 
 
 def read_instructions(params: InstructionsParams, root: Path) -> Instructions:
     """The records that section ``instructions`` asks for."""
-    if isinstance(params, FileInstructions):
-        return Instructions(local_files.read_instructions(root / params.path, params), [])
-    objects = documented_objects(params.packages, "instructions.packages")
-    return Instructions(make_records(objects, params), objects)
+    if isinstance(params, PackageDocsInstructions):
+        objects = documented_objects(params.packages, "instructions.packages")
+        return Instructions(make_records(objects, params), objects, {})
+    records, metrics = own_data.instruction_records(read_own(params, root), params)
+    return Instructions(records, [], metrics)
 
 
 def read_corpus(params: CorpusParams, instructions: Instructions, root: Path) -> Corpus:
     """The documents that section ``corpus`` asks for, without what the test records are about."""
-    if isinstance(params, FileCorpus):
-        documents = local_files.read_documents(root / params.path)
-        facts: dict[str, Any] = {}
-    else:
+    if isinstance(params, PackageDocsCorpus):
         objects = documented_objects(params.packages, "corpus.packages")
         kept = without_held_out(objects, instructions.objects, instructions.records)
         documents = sample(
@@ -117,13 +126,27 @@ def read_corpus(params: CorpusParams, instructions: Instructions, root: Path) ->
             lambda document: document.name,
             seed=0,
         )
-        facts = {
+        facts: dict[str, Any] = {
             "packages": package_versions(params.packages),
             "held_out": len(objects) - len(kept),
+            "max_document_tokens": params.max_document_tokens,
         }
+    else:
+        data = read_own(params, root)
+        documents, skipped = own_data.documents(data, params)
+        facts = data.facts | {"skipped": skipped}
     characters = sum(len(document.text) for document in documents)
     facts |= {"source": params.source, "documents": len(documents), "characters": characters}
     return Corpus(documents, facts)
+
+
+def read_own(params: OwnCorpus | OwnInstructions, root: Path) -> RawData:
+    """The rows of a user's own data."""
+    if isinstance(params, HuggingfaceCorpus | HuggingfaceInstructions):
+        return huggingface.read(params)
+    if isinstance(params, UrlCorpus | UrlInstructions):
+        return web_files.read(params, root / DOWNLOADS)
+    return local_files.read(params, root)
 
 
 def check_splits(records: Iterable[InstructionRecord]) -> None:
@@ -145,9 +168,9 @@ def count(records: Iterable[InstructionRecord]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def json_lines(rows: Sequence[Document] | Sequence[InstructionRecord]) -> str:
+def json_lines(rows: Iterable[Document | InstructionRecord]) -> Iterator[str]:
     """One JSON object a line."""
-    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    return (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

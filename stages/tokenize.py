@@ -18,18 +18,19 @@ from gpt2.shards import write_shards
 from gpt2.tokenizer import BpeTokenizerParams, Tokenizer, TokenizerParams, train_bpe
 from stages.running import running
 
+FEW_DOCUMENTS = 100
+
 
 class TokenizeParams(Params):
     """How the corpus becomes shards."""
 
-    split: Literal["hash", "position"] = "hash"
-    """Which text validates: documents drawn by a hash of seed and text, so that neither their order
-    nor a repeated one matters; or the last characters of each document, for a corpus of one."""
+    split: Literal["auto", "hash", "position"] = "auto"
+    """Which text validates. hash: documents drawn by a hash of seed and text, so that neither their
+    order nor a repeated one matters; position: the last characters of each document; auto: hash,
+    but position where there are fewer than `FEW_DOCUMENTS`."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     """Of the documents, or of each document's characters."""
     seed: NonNegative
-    max_document_tokens: Positive | None = None
-    """Longer documents are cut after so many tokens; null keeps all of them."""
     shard_tokens: Positive
     """Tokens in a shard file; so many of each split are in memory while they are written."""
 
@@ -58,12 +59,13 @@ def main(
     with running("tokenize", params_path, sections=["tokenizer", "tokenize"]) as run:
         kind: TokenizerParams = run.load(TokenizerParams, "tokenizer")
         params = run.load(TokenizeParams, "tokenize")
-        files.read_manifest(corpus_dir)
+        max_document_tokens = files.read_manifest(corpus_dir).get("max_document_tokens")
         files.read_manifest(raw_tokenizer_dir)
         corpus = corpus_dir / "documents.jsonl"
+        split = choose_split(corpus, params)
 
         if isinstance(kind, BpeTokenizerParams):
-            pieces = split_documents(read_documents(corpus, "reading words"), params)
+            pieces = split_documents(read_documents(corpus, "reading words"), params, split)
             train = (text for split, text in pieces if split == "train")
             tokenizer = train_bpe(train, kind.vocab_size)
         else:
@@ -76,13 +78,13 @@ def main(
         ):
             tokenizer.save(new_tokenizer)
             started = time.perf_counter()
-            pieces = split_documents(read_documents(corpus, "encoding"), params)
+            pieces = split_documents(read_documents(corpus, "encoding"), params, split)
             facts |= write_shards(
                 new_tokens,
                 encode(pieces, tokenizer),
                 tokenizer,
                 params.shard_tokens,
-                params.max_document_tokens,
+                max_document_tokens,
             )
             seconds = time.perf_counter() - started
         tokens = sum(split["tokens"] for split in facts["splits"].values())
@@ -125,10 +127,21 @@ def _describe(error: ValidationError) -> str:
     )
 
 
-def split_documents(texts: Iterable[str], params: TokenizeParams) -> Iterator[tuple[str, str]]:
+def choose_split(corpus: Path, params: TokenizeParams) -> Literal["hash", "position"]:
+    """How the documents of a corpus, one a line, are split."""
+    if params.split != "auto":
+        return params.split
+    with corpus.open("rb") as lines:
+        few = sum(1 for _ in islice(lines, FEW_DOCUMENTS)) < FEW_DOCUMENTS
+    return "position" if few else "hash"
+
+
+def split_documents(
+    texts: Iterable[str], params: TokenizeParams, split: Literal["hash", "position"]
+) -> Iterator[tuple[str, str]]:
     """(split, text) pairs. Every text's place depends on itself and the parameters alone."""
     for text in texts:
-        if params.split == "position":
+        if split == "position":
             end = int(len(text) * (1 - params.val_fraction))
             yield "train", text[:end]
             yield "validation", text[end:]

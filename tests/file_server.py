@@ -1,11 +1,14 @@
 """A real HTTP server on this machine for the files of a directory; a test may make it misbehave."""
 
+import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -13,6 +16,98 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class RangeHandler(QuietHandler):
+    """As a good file server: a strong ETag, and the rest of a file that did not change meanwhile.
+
+    Subclass it (`recording` does) for a list of requests of its own; override `body` to misbehave.
+    """
+
+    requests: ClassVar[list[tuple[str, str, str | None]]] = []
+    """Method, path and ``Range`` of each request."""
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def respond(self) -> None:
+        """Answer with the file, or with what follows the byte that the client asks for."""
+        asked = self.headers.get("Range")
+        self.requests.append((self.command, self.path, asked))
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        etag = self.etag(content)
+        start = 0
+        if asked and self.headers.get("If-Range", etag) == etag:
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        if start and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            end = len(content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+        self.send_header("ETag", etag)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.extra_headers()
+        self.end_headers()
+        if self.command == "GET":
+            self.body(content[start:])
+
+    def etag(self, content: bytes) -> str:
+        return f'"{hashlib.sha256(content).hexdigest()}"'
+
+    def extra_headers(self) -> None:
+        """For subclasses."""
+
+    def body(self, content: bytes) -> None:
+        self.wfile.write(content)
+
+
+class HubHandler(RangeHandler):
+    """The Hugging Face hub: ``/{owner}/{name}/resolve/{revision}/{file}``, of files in the
+    directory ``{owner}/{name}``; weights lie elsewhere (``/cdn``), and their digest is stated."""
+
+    revision: ClassVar[str] = "0" * 40
+    """The only one that there is."""
+
+    def respond(self) -> None:
+        match = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/(\w+)/([\w.-]+)", self.path)
+        if self.path.startswith("/cdn/"):
+            self.path = self.path.removeprefix("/cdn")
+            super().respond()
+        elif not match or match[2] != self.revision:
+            self.send_error(404)
+        elif not match[3].endswith(".safetensors"):
+            self.path = f"/{match[1]}/{match[3]}"
+            super().respond()
+        else:
+            self.requests.append((self.command, self.path, self.headers.get("Range")))
+            self.send_response(302)
+            path = Path(self.translate_path(f"/{match[1]}/{match[3]}"))
+            self.send_header("Location", f"/cdn/{match[1]}/{match[3]}")
+            self.send_header("X-Linked-Etag", f'"{self.stated(path)}"')
+            self.send_header("X-Linked-Size", str(path.stat().st_size))
+            self.send_header("X-Repo-Commit", self.revision)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def stated(self, path: Path) -> str:
+        """The digest that the hub states."""
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def recording(handler: type[RangeHandler], **attributes: object) -> type[RangeHandler]:
+    """A handler with a list of requests of its own, and with ``attributes`` in place of others."""
+    return type("Recording", (handler,), {"requests": [], **attributes})
 
 
 @contextmanager
@@ -23,6 +118,8 @@ def serving(
     with ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(handler, directory=str(directory))
     ) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

@@ -6,6 +6,7 @@ GPT-2's own vocabulary, or one trained here; both in GPT-2's two files, both run
 import codecs
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,8 @@ from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyp
 
 from gpt2.errors import UserError
 from gpt2.params import Params
+
+logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
 VOCAB = "vocab.json"
@@ -41,7 +44,8 @@ class BpeTokenizerParams(Params):
 
     kind: Literal["bpe"]
     vocab_size: Annotated[int, Field(ge=300, le=65536)]
-    """Entries, the 256 bytes and ``<|endoftext|>`` among them; 65,536 still fit in 16 bits."""
+    """Most entries, the 256 bytes and ``<|endoftext|>`` among them; 65,536 still fit in 16 bits. A
+    short corpus has fewer."""
 
 
 TokenizerParams = Annotated[Gpt2TokenizerParams | BpeTokenizerParams, Field(discriminator="kind")]
@@ -170,12 +174,10 @@ def _refuse_surrogates(text: str) -> None:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn byte pair merges from ``texts`` until there are ``vocab_size`` entries.
+    """Learn byte pair merges from ``texts`` until there are ``vocab_size`` entries, or until no pair
+    is left that occurs twice.
 
     The result depends on the words in ``texts`` and their counts alone, not on order or threads.
-
-    Raises:
-        UserError: ``texts`` hold fewer repeated pairs than that.
     """
     from tokenizers import Tokenizer as Trainee
     from tokenizers import models, pre_tokenizers, trainers
@@ -191,10 +193,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainee.train_from_iterator(texts, trainer)
     merges = json.loads(trainee.to_str())["model"]["merges"]
     tokens = _tokens([(left, right) for left, right in merges])
-    if len(tokens) != vocab_size:
-        raise UserError(
-            f"tokenizer.vocab_size: {vocab_size:,} entries asked for, but the corpus has repeated "
-            f"pairs for {len(tokens):,} only. Use a smaller vocabulary or more text"
+    if len(tokens) < vocab_size:
+        logger.warning(
+            "the corpus has repeated pairs for a vocabulary of %d entries only, not for the %d of "
+            "tokenizer.vocab_size",
+            len(tokens),
+            vocab_size,
         )
     return Tokenizer(*_as_files({token: rank for rank, token in enumerate(tokens)}, merges))
 

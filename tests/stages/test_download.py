@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from gpt2.files import read_json, read_manifest
 from gpt2.params import parse
 from gpt2.sources.gpt2_tokenizer import FILES
 from stages.download import CorpusParams, InstructionsParams, main
+from tests.file_server import serving
 
 MODEL = b"GGUF, or something like it"
 RECORDS = [{"instruction": f"Say {n}.", "output": str(n)} for n in range(200)]
 SECTIONS: dict[str, Any] = {
     "corpus": {"source": "file", "path": "own.txt"},
-    "instructions": {"source": "file", "path": "own.json", "seed": 123, "test_fraction": 0.1},
+    "instructions": {"source": "file", "path": "own.json"},
     "tokenizer": {"kind": "bpe", "vocab_size": 512},
     "judge": {"backend": "llamacpp", "model": {"file": "own.gguf"}},
 }
@@ -61,9 +64,13 @@ def test_own_files() -> None:
     assert read_manifest(Path("raw/tokenizer")) == SECTIONS["tokenizer"] | {"files": {}}
     corpus = read_manifest(Path("raw/corpus"))
     assert (corpus["source"], corpus["documents"], corpus["characters"]) == ("file", 1, 21)
+    assert corpus["skipped"] == 0
+    digest = hashlib.sha256(Path("own.txt").read_bytes()).hexdigest()
+    assert corpus["raw"] == {"own.txt": {"bytes": 21, "sha256": digest}}
     metrics = read_json(Path("metrics/download.json"))
     assert (metrics["documents"], metrics["characters"]) == (1, 21)
     assert sum(metrics["instructions"]["instruction"].values()) == len(RECORDS)
+    assert (metrics["skipped_records"], metrics["questions_in_two_splits"]) == (0, 0)
 
 
 def test_package_docs_are_the_same_each_time_and_leave_the_test_functions_out() -> None:
@@ -77,6 +84,9 @@ def test_package_docs_are_the_same_each_time_and_leave_the_test_functions_out() 
     manifest = read_manifest(Path("raw/corpus"))
     assert list(manifest["packages"]) == ["numpy"]
     assert manifest["held_out"] >= len(tested)
+    assert set(manifest) == {"packages", "held_out", "source", "documents", "characters", "files"}
+    metrics = read_json(Path("metrics/download.json"))
+    assert list(metrics) == ["documents", "characters", "instructions"]
     first = Path("raw/instructions.jsonl").read_bytes()
 
     assert run(corpus=PACKAGES | {"limit": 99}, instructions=instructions).exit_code == 0
@@ -84,6 +94,55 @@ def test_package_docs_are_the_same_each_time_and_leave_the_test_functions_out() 
     few = {row["name"] for row in rows("raw/corpus/documents.jsonl")}
     assert len(few) == 99
     assert few < documents
+
+
+def test_the_tutorials_data_from_the_web() -> None:
+    Path("server").mkdir()
+    text = b"  It began \n\n in 1914.\r\n"
+    alpaca = [*RECORDS[:150], *({"instruction": f"Ask {n}.", "output": ""} for n in range(50))]
+    with zipfile.ZipFile("server/war.zip", "w") as archive:
+        archive.writestr("war.txt", text)
+    Path("server/alpaca.json").write_text(json.dumps(alpaca), encoding="utf-8")
+    digest = hashlib.sha256(Path("server/war.zip").read_bytes()).hexdigest()
+    with serving(Path("server")) as server:
+        corpus = {"source": "url", "url": f"{server}/war.zip", "sha256": digest, "lines": "strip"}
+        drawn = {"limit": 100, "sampling": "random", "split_by": "position"}
+        instructions = {"source": "url", "url": f"{server}/alpaca.json", **drawn}
+        strict = run(corpus=corpus, instructions=instructions)
+        assert f"error: {server}/alpaca.json: " in strict.stderr
+        assert "'output' is empty" in strict.stderr
+        result = run(corpus=corpus, instructions=instructions | {"on_bad_record": "skip"})
+    assert result.exit_code == 0, result.output
+    assert rows("raw/corpus/documents.jsonl") == [
+        {"name": "war.zip/war.txt", "text": "It began\nin 1914."}
+    ]
+    raw = read_manifest(Path("raw/corpus"))["raw"]
+    assert raw == {
+        f"{server}/war.zip": {"bytes": Path("server/war.zip").stat().st_size, "sha256": digest}
+    }
+    random.seed(123)
+    sample = random.sample(alpaca, 100)
+    splits = ["train"] * 80 + ["test"] * 10 + ["validation"] * 10
+    expected = [(row["output"], split) for row, split in zip(sample, splits, strict=True)]
+    expected = [(output, split) for output, split in expected if output]
+    records = rows("raw/instructions.jsonl")
+    assert [(record["output"], record["split"]) for record in records] == expected
+    metrics = read_json(Path("metrics/download.json"))
+    assert metrics["skipped_records"] == 100 - len(expected) > 0
+
+
+def test_a_data_set_of_the_hubs_layout() -> None:
+    pytest.importorskip("datasets")
+    for name, values in {"corpus": [{"text": "One"}], "records": RECORDS}.items():
+        Path(name).mkdir()
+        Path(name, "train.jsonl").write_text("\n".join(map(json.dumps, values)))
+    corpus = {"source": "huggingface", "dataset": str(Path("corpus").resolve())}
+    instructions = {"source": "huggingface", "dataset": str(Path("records").resolve())}
+    result = run(corpus=corpus, instructions=instructions)
+    assert result.exit_code == 0, result.output
+    assert [row["text"] for row in rows("raw/corpus/documents.jsonl")] == ["One"]
+    assert len(rows("raw/instructions.jsonl")) == len(RECORDS)
+    assert read_manifest(Path("raw/corpus"))["raw"]["split"] == "train"
 
 
 def test_the_judge_of_another_digest() -> None:
@@ -100,6 +159,12 @@ def test_the_judge_of_another_digest() -> None:
     [
         ({"corpus": {"source": "file", "path": "other.txt"}}, "other.txt: no such file"),
         ({"corpus": {"source": "web", "url": "x"}}, "corpus"),
+        ({"corpus": {"source": "file", "path": "*.doc"}}, "*.doc: no file matches this pattern"),
+        (
+            {"corpus": {"source": "url", "url": "http://127.0.0.1/x", "sha": "0"}},
+            "sha: unknown key",
+        ),
+        ({"corpus": {"source": "huggingface", "dataset": "x", "limit": "1k"}}, "limit"),
         ({"corpus": PACKAGES | {"package": "numpy"}}, "package: unknown key"),
         ({"corpus": PACKAGES | {"packages": ["nympy"]}}, "corpus.packages: package 'nympy' is not"),
         ({"instructions": PACKAGES | {"seed": "1e3"}}, "seed"),

@@ -1,9 +1,15 @@
 """Whether a file is the one that was meant."""
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from gpt2 import files
 from gpt2.errors import UserError
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""A sha256 as it stands in parameters."""
 
 
 def check_sha256(path: Path, expected: str, origin: str) -> None:

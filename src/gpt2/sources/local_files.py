@@ -1,139 +1,91 @@
-"""Your own files: text to pretrain on, and instructions in Alpaca's fields."""
+"""Your own files: one, all below a directory, or those that a pattern matches."""
 
-import json
+import hashlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from itertools import takewhile
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import Field
 
 from gpt2.errors import UserError
-from gpt2.params import Params
-from gpt2.sources.records import Document, InstructionRecord, SplitParams, normalised, split_of
+from gpt2.sources.checks import Sha256
+from gpt2.sources.formats import FormatParams, RawData, Reader, Row, inside
+from gpt2.sources.own_data import OwnCorpus, OwnInstructions
 
-PROBLEMS_SHOWN = 20
-Filled = Annotated[str, StringConstraints(pattern=r"\S")]
-"""Text that is more than white space."""
-
-
-class FileCorpus(Params):
-    """A text file, one document; or with ``.jsonl`` or ``.json`` objects with a ``text`` each."""
-
-    source: Literal["file"]
-    path: Annotated[str, Field(min_length=1)]
-    """A relative one counts from the repository's root."""
+PATTERN = frozenset("*?[")
 
 
-class FileInstructions(SplitParams):
-    """Records with ``instruction``, ``output`` and, if wanted, ``input`` and ``kind``.
-
-    A JSON list or JSON Lines. Records with the same question fall into the same split.
-    """
+class FileSource(FormatParams):
+    """Files on this machine."""
 
     source: Literal["file"]
     path: Annotated[str, Field(min_length=1)]
-    """A relative one counts from the repository's root."""
+    """A relative one counts from the repository's root. Of a directory all files are read whose
+    suffix is known; ``texts/**/*.txt`` is a pattern."""
+    sha256: Sha256 | None = None
+    """Of the file, if it is one."""
 
 
-class _Text(BaseModel):
-    name: str | None = None
-    text: Filled
+class FileCorpus(FileSource, OwnCorpus):
+    """Documents out of files on this machine."""
 
 
-class _Alpaca(BaseModel):
-    instruction: Filled
-    input: str = ""
-    output: Filled
-    kind: Filled = "instruction"
+class FileInstructions(FileSource, OwnInstructions):
+    """Instruction records out of files on this machine."""
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
-def read_documents(path: Path) -> list[Document]:
-    """The documents of a corpus file.
+def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
+    """The rows of all files, in the order of their paths.
 
     Raises:
-        UserError: no such file, not UTF-8, empty, or (of JSON) the list of all that is wrong.
+        UserError: there are none, a file cannot be read, or it has another sha256.
     """
-    if path.suffix not in (".jsonl", ".json"):
-        return [Document(path.name, _text(path))]
-    return [
-        Document(item.name or f"{path.name}:{number}", item.text)
-        for number, item in _records(path, _Text)
-    ]
+    reader = Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
+    place = root / params.path
+    folder, paths = _files(params.path, root, reader)
+    if params.sha256 is not None and paths != [place]:
+        raise UserError(f"{place}: several files, but one sha256. Remove it, or name one file")
+    facts: dict[str, Any] = {}
+
+    def rows() -> Iterator[Row]:
+        for path in paths:
+            name, content = path.relative_to(folder).as_posix(), _content(path)
+            digest = hashlib.sha256(content).hexdigest()
+            if params.sha256 not in (None, digest):
+                raise UserError(f"{path}: sha256 is {digest}, expected {params.sha256}")
+            facts[name] = {"bytes": len(content), "sha256": digest}
+            found = reader.rows(name, content)
+            yield from found if path == place else inside("", name, found)
+
+    return RawData(str(place), rows(), {"raw": facts})
 
 
-def read_instructions(path: Path, params: FileInstructions) -> list[InstructionRecord]:
-    """The records of an instruction file, each with its split.
+def _files(path: str, root: Path, reader: Reader) -> tuple[Path, list[Path]]:
+    """The files that ``path`` means, and the folder that their names are relative to."""
+    place = root / path
+    if place.is_file():
+        return place.parent, [place]
+    if place.is_dir():
+        folder, missing = place, f"no file below it ends in {reader.suffixes()}"
+        found = [file for file in folder.rglob("*") if reader.knows(str(file.relative_to(folder)))]
+    else:
+        folder, missing = _before_pattern(path, root), "no file matches this pattern. Correct it"
+        if folder == place:
+            raise UserError(f"{place}: no such file. Correct the path in the parameters")
+        found = list(folder.glob(str(place.relative_to(folder))))
+    if not (paths := sorted(file for file in found if file.is_file())):
+        raise UserError(f"{place}: {missing}")
+    return folder, paths
 
-    Raises:
-        UserError: as `read_documents`.
-    """
-    return [
-        InstructionRecord(
-            **item.model_dump(),
-            split=split_of(normalised(f"{item.instruction} {item.input}"), params),
-            name=f"{path.name}:{number}",
-        )
-        for number, item in _records(path, _Alpaca)
-    ]
+
+def _before_pattern(path: str, root: Path) -> Path:
+    """``path`` as far as it is no pattern."""
+    return root.joinpath(*takewhile(lambda part: not PATTERN & set(part), PurePath(path).parts))
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # without the byte order mark of some editors
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Correct the path in the parameters") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8. "
-            "Convert the file, for example with iconv"
-        ) from error
-    if not text.strip():
-        raise UserError(f"{path}: empty. Give it text, or name another file in the parameters")
-    return text
-
-
-def _records(path: Path, schema: type[Schema]) -> list[tuple[int, Schema]]:
-    """All records with their numbers: positions in a JSON list, or lines, counted from 1."""
-    good: list[tuple[int, Schema]] = []
-    problems: list[str] = []
-    for where, number, value in _values(path, _text(path)):
-        try:
-            record = json.loads(value) if where == "line" else value
-            good.append((number, schema.model_validate(record)))
-        except json.JSONDecodeError as error:
-            problems.append(f"{where} {number}: not valid JSON ({error.msg}, column {error.colno})")
-        except ValidationError as error:
-            problems += [f"{where} {number}: {_describe(problem)}" for problem in error.errors()]
-    if problems:
-        shown = problems[:PROBLEMS_SHOWN]
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown):,} more")
-        raise UserError("\n  ".join([f"{path}: {len(problems):,} problem(s)", *shown]))
-    return good
-
-
-def _values(path: Path, text: str) -> Iterator[tuple[str, int, Any]]:
-    """("record", number, value) of a JSON list, or ("line", number, text) of JSON Lines."""
-    if not text.lstrip().startswith("["):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield "line", number, line
-        return
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
-    if not values:
-        raise UserError(f"{path}: an empty list. Give it records, or name another file")
-    for number, value in enumerate(values, start=1):
-        yield "record", number, value
-
-
-def _describe(problem: Any) -> str:
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "string_pattern_mismatch":
-        return f"'{key}' is empty"
-    return f"'{key}': {problem['msg']}" if key else str(problem["msg"])
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -40,6 +40,9 @@ class PackageDocsCorpus(Params):
     """Distribution names, as ``pip`` knows them: ``scikit-learn``, not ``sklearn``."""
     limit: Positive | None = None
     """Keep at most this many documents, drawn by the hash of their names."""
+    max_document_tokens: Positive | None = None
+    """Stage tokenize cuts longer documents after so many tokens: of a class or function the
+    signature and the summary come first."""
 
 
 @dataclass(frozen=True)

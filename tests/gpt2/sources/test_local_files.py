@@ -1,131 +1,141 @@
 """People's own files, good and bad."""
 
+import gzip
+import hashlib
 import json
-from collections import Counter
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from gpt2.errors import UserError
-from gpt2.sources.local_files import FileInstructions, read_documents, read_instructions
+from gpt2.sources import own_data
+from gpt2.sources.local_files import FileCorpus, FileInstructions, read
 from gpt2.sources.records import Document
 
-PARAMS = FileInstructions(source="file", path="alpaca.json", seed=123, test_fraction=0.1)
-ALPACA = [
-    {"instruction": f"Say {n}.", "input": "" if n % 2 else "aloud", "output": str(n), "text": "-"}
-    for n in range(1000)
-]
+ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": str(n)} for n in range(20)]
 
 
-def write(path: Path, content: str | bytes) -> Path:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A directory with text, records, an archive, and what is none of these."""
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    (folder / "c.txt").write_text("Three")
+    (folder / "a.md").write_text("One")
+    (folder / "b" / "two.jsonl.gz").write_bytes(gzip.compress(b'{"text": "Two"}'))
+    (folder / "b" / "picture.png").write_bytes(b"\x89PNG")
+    (folder / ".hidden.txt").write_text("Zero")
+    with zipfile.ZipFile(folder / "d.zip", "w") as archive:
+        archive.writestr("e.txt", "Four")
+    return folder
+
+
+def documents(root: Path, path: str, **keys: object) -> list[Document]:
+    params = FileCorpus(source="file", path=path, **keys)
+    return own_data.documents(read(params, root), params).documents
+
+
+def refused(root: Path, path: str, **keys: object) -> str:
+    with pytest.raises(UserError) as caught:
+        documents(root, path, **keys)
+    message = str(caught.value)
+    assert message.startswith(str(root / path))
+    return message
 
 
 def test_a_text_file_is_one_document(tmp_path: Path) -> None:
-    text = "To be, or not to be.\r\n\nThat is « the question ».\n"
-    path = write(tmp_path / "play.txt", text)
-    assert read_documents(path) == [Document("play.txt", text)]
-    assert read_documents(write(path, b"\xef\xbb\xbf" + text.encode()))[0].text == text
+    text = "To be, or not to be.\n"
+    path = tmp_path / "play.txt"
+    path.write_text(text)
+    assert documents(tmp_path, "play.txt") == [Document("play.txt", text)]
+    assert documents(Path("elsewhere"), str(path)) == [Document("play.txt", text)]
 
 
-@pytest.mark.parametrize("layout", ["{}\n{}\n\n", "[{}, {}]"])
-def test_json_holds_a_document_each(tmp_path: Path, layout: str) -> None:
-    rows = [{"text": "One\u2028line"}, {"name": "b", "text": "Two", "year": 1999}]
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    path = write(tmp_path / "corpus.jsonl", layout.format(*lines))
-    assert read_documents(path) == [
-        Document("corpus.jsonl:1", "One\u2028line"),
-        Document("b", "Two"),
+def test_instructions_are_read_from_a_list_or_from_lines(tmp_path: Path) -> None:
+    expected = [(row["instruction"], row["input"], row["output"]) for row in ALPACA]
+    for text in ("\n".join(map(json.dumps, ALPACA)), json.dumps(ALPACA, indent=2)):
+        (tmp_path / "alpaca.txt").write_text(text)  # the suffix says nothing
+        params = FileInstructions(source="file", path="alpaca.txt")
+        found = own_data.instruction_records(read(params, tmp_path), params).records
+        assert [record[:3] for record in found] == expected
+        assert found[4].name == "alpaca.txt:5"
+
+
+def test_a_directory_is_read_whole_in_the_order_of_paths(tmp_path: Path, texts: Path) -> None:
+    assert documents(tmp_path, "texts") == [
+        Document("a.md", "One"),
+        Document("b/two.jsonl:1", "Two"),
+        Document("c.txt", "Three"),
+        Document("d.zip/e.txt", "Four"),
     ]
-
-
-@pytest.mark.parametrize("lines", [True, False])
-def test_instructions_with_their_splits(tmp_path: Path, lines: bool) -> None:
-    text = "\n".join(map(json.dumps, ALPACA)) if lines else json.dumps(ALPACA, indent=2)
-    path = write(tmp_path / "alpaca.json", text)
-    records = read_instructions(path, PARAMS)
-    assert [record[:3] for record in records] == [
-        (row["instruction"], row["input"], row["output"]) for row in ALPACA
-    ]
-    assert records[4].name == "alpaca.json:5"
-    assert records[4].kind == "instruction"
-    counts = Counter(record.split for record in records)
-    assert counts["test"] == pytest.approx(100, abs=25)
-    assert counts["validation"] == pytest.approx(20, abs=12)
-
-
-def test_equal_questions_share_a_split_whatever_stands_around_them(tmp_path: Path) -> None:
-    path = write(tmp_path / "alpaca.json", json.dumps(ALPACA))
-    before = [record.split for record in read_instructions(path, PARAMS)]
-    again = [{**row, "instruction": row["instruction"].upper() + " "} for row in ALPACA]
-    write(path, json.dumps([*again, *ALPACA]))
-    assert [record.split for record in read_instructions(path, PARAMS)] == before * 2
-
-
-def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
-    rows = [
-        ALPACA[0],
-        {"instruction": "Say it.", "output": " \n"},
-        {"instruction": 3, "input": None, "output": "x"},
-        {"output": "x"},
-        {"instruction": "\ud800", "output": "x"},
-    ]
-    write(tmp_path / "list.json", json.dumps(rows))
-    write(tmp_path / "lines.jsonl", "\n".join([*map(json.dumps, rows), "{'a': 1}", ""]))
-    for name, where in {"list.json": "record", "lines.jsonl": "line"}.items():
-        with pytest.raises(UserError) as caught:
-            read_instructions(tmp_path / name, PARAMS)
-        first, *problems = str(caught.value).splitlines()
-        assert first == f"{tmp_path / name}: {len(problems)} problem(s)"
-        assert problems[0] == f"  {where} 2: 'output' is empty"
-        assert problems[1].startswith(f"  {where} 3: 'instruction': Input should be a valid string")
-        assert problems[2].startswith(f"  {where} 3: 'input': Input should be a valid string")
-        assert problems[3] == f"  {where} 4: 'instruction': Field required"
-        assert problems[4].startswith(f"  {where} 5: 'instruction': ")
-        assert "unicode" in problems[4]
-        assert len(problems) == (6 if where == "line" else 5)
-    assert problems[5].startswith("  line 6: not valid JSON (Expecting property name")
-
-
-def test_a_flood_of_problems_is_cut(tmp_path: Path) -> None:
-    path = write(tmp_path / "flood.jsonl", "{}\n" * 500)
-    with pytest.raises(UserError, match=r"1,000 problem\(s\)") as caught:
-        read_instructions(path, PARAMS)
-    assert len(str(caught.value).splitlines()) == 22
-    assert str(caught.value).endswith("and 980 more")
-
-
-@pytest.mark.parametrize("name", ["corpus.txt", "corpus.jsonl"])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such file"),
-        (b"", "empty"),
-        (b" \n\t\n", "empty"),
-        (b'{"text": "Gr\xfc\xdfe"}', r"byte 12 \(0xfc\) is not UTF-8"),
-    ],
-)
-def test_files_that_are_no_corpus(
-    tmp_path: Path, name: str, content: bytes | None, message: str
-) -> None:
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as caught:
-        read_documents(path)
-    assert str(caught.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("pattern", "names"),
     [
-        ("[]", "an empty list"),
-        ('[{"text": "a"}, 3]', "1 problem.*\n  record 2: Input should be a valid dictionary"),
-        ('[{"text": "a"}', r"not valid JSON \(Expecting ',' delimiter: line 1 column 15"),
-        ('{"text": ""}', "1 problem.*\n  line 1: 'text' is empty"),
+        ("texts/*.txt", [".hidden.txt", "c.txt"]),
+        ("texts/**/[bt]*.gz", ["b/two.jsonl:1"]),
+        ("texts/?.md", ["a.md"]),
+        ("te*/c.txt", ["texts/c.txt"]),
     ],
 )
-def test_json_that_holds_no_documents(tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_documents(write(tmp_path / "corpus.json", content))
+def test_a_pattern_names_files(tmp_path: Path, texts: Path, pattern: str, names: list[str]) -> None:
+    assert [document.name for document in documents(tmp_path, pattern)] == names
+    assert len(documents(Path("elsewhere"), str(tmp_path / pattern))) == len(names)
+
+
+def test_a_file_may_be_named_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text("One")
+    assert documents(tmp_path, "a[1].txt") == [Document("a[1].txt", "One")]
+
+
+def test_the_facts_trace_every_file(tmp_path: Path, texts: Path) -> None:
+    params = FileCorpus(source="file", path="texts")
+    data = read(params, tmp_path)
+    own_data.documents(data, params)
+    assert list(data.facts["raw"]) == ["a.md", "b/two.jsonl.gz", "c.txt", "d.zip"]
+    digest = hashlib.sha256(b"One").hexdigest()
+    assert data.facts["raw"]["a.md"] == {"bytes": 3, "sha256": digest}
+
+
+def test_a_file_of_another_digest(tmp_path: Path, texts: Path) -> None:
+    digest = hashlib.sha256(b"One").hexdigest()
+    assert len(documents(tmp_path, "texts/a.md", sha256=digest)) == 1
+    message = refused(tmp_path, "texts/a.md", sha256="0" * 64)
+    assert message.endswith(f"sha256 is {digest}, expected {'0' * 64}")
+    assert (texts / "a.md").exists()  # it is the user's
+    assert "several files" in refused(tmp_path, "texts", sha256="0" * 64)
+
+
+def test_files_that_are_not_there(tmp_path: Path, texts: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no such file" in refused(tmp_path, "other.txt")
+    assert "no file matches this pattern" in refused(tmp_path, "texts/*.doc")
+    message = refused(tmp_path, "empty")
+    assert "no file below it ends in .json, " in message
+    assert ".txt" in message
+
+
+def test_one_bad_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_bytes(b"Gr\xfc\xdfe")
+    message = refused(tmp_path, "own.txt")
+    assert message.startswith(f"{tmp_path / 'own.txt'}: byte 2 (0xfc) is not UTF-8. Convert")
+    assert "\n" not in message
+
+
+def test_every_bad_file_is_told(tmp_path: Path, texts: Path) -> None:
+    (texts / "a.md").write_bytes(b"\xff")
+    (texts / "b" / "bad.jsonl").write_text('{"text": "ok"}\n{"text": ""}\n')
+    (texts / "c.txt").write_text(" ")
+    first, *problems = refused(tmp_path, "texts").splitlines()
+    assert first.endswith("texts: 3 problem(s)")
+    assert problems[0].startswith("  a.md: byte 0 (0xff) is not UTF-8")
+    assert problems[1] == "  b/bad.jsonl, line 2: 'text' is empty"
+    assert problems[2].startswith("  c.txt: empty")
+    assert len(documents(tmp_path, "texts", on_bad_record="skip")) == 3
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    assert "loop.txt: " in refused(tmp_path, "loop.txt")

@@ -1,0 +1,55 @@
+"""Your own data behind an address on the web: one file, of the kinds that local files may be."""
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field
+
+from gpt2 import files
+from gpt2.sources import urls
+from gpt2.sources.checks import Sha256
+from gpt2.sources.formats import LARGEST, FormatParams, RawData, Reader
+from gpt2.sources.own_data import OwnCorpus, OwnInstructions
+
+Url = Annotated[str, Field(pattern="^https?://")]
+
+
+class UrlSource(FormatParams):
+    """A file on the web."""
+
+    source: Literal["url"]
+    url: Url
+    """Its path's suffix says what the file holds."""
+    mirrors: list[Url] = Field([])
+    """The same file elsewhere, tried in this order if the first place does not give it."""
+    sha256: Sha256 | None = None
+    """Of the file. If it is given and the file has been fetched before, no network is needed."""
+
+
+class UrlCorpus(UrlSource, OwnCorpus):
+    """Documents out of a file on the web."""
+
+
+class UrlInstructions(UrlSource, OwnInstructions):
+    """Instruction records out of a file on the web."""
+
+
+def read(params: UrlCorpus | UrlInstructions, cache: Path) -> RawData:
+    """The rows of the file, which stays in ``cache``.
+
+    Raises:
+        UserError: no place gives the file, or it has another sha256.
+    """
+    path = cache / (params.sha256 or hashlib.sha256(params.url.encode()).hexdigest())
+    if params.sha256 is None or not path.is_file() or files.sha256(path) != params.sha256:
+        places = [params.url, *params.mirrors]
+        cache.mkdir(parents=True, exist_ok=True)
+        urls.download(places, path, sha256=params.sha256, cache=cache, max_bytes=LARGEST)
+    content = path.read_bytes()
+    reader = Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
+    name = PurePosixPath(unquote(urlsplit(params.url).path)).name or "download"
+    origin = urls.shown(params.url)
+    raw = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return RawData(origin, reader.rows(name, content), {"raw": {origin: raw}})
