@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from gpt2 import files
 from gpt2.errors import UserError
-from gpt2.judge.llamacpp import LlamaCppJudge
-from gpt2.judge.params import LlamaEvalParams
+from gpt2.judge.judges import open_judge
+from gpt2.judge.params import JudgeParams, LlamaEvalParams
 from gpt2.judge.runner import cache_key, judgements
 from gpt2.judge.statistics import BIN_WIDTH
 from gpt2.judge.summary import histogram_rows, in_words, summarise
 from gpt2.judge.tasks import VARIANTS, Response, Task, make_tasks
+from gpt2.params import parse
+from gpt2.progress import Progress
 from stages.running import running
 
 if TYPE_CHECKING:
@@ -38,24 +39,22 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
     with running("llama3-eval", params_path, sections=["llama3_eval"]) as run:
         params = run.load(LlamaEvalParams, "llama3_eval")
         tasks = _tasks(responses_dir, params)
-        files.read_manifest(judge_dir)
-        judge = LlamaCppJudge(
-            judge_dir / "model.gguf",
-            n_ctx=params.n_ctx,
-            max_tokens=params.max_tokens,
-            temperature=params.temperature,
-            seed=params.seed,
-            threads=params.threads,
-        )
+        judge_params = _judge_params(judge_dir)
+        judge = open_judge(judge_params, judge_dir, params)
         # The log outlives a crash or a failure; one log for each judge and each set of responses.
         key = cache_key(judge, files.digest(responses_dir))[:16]
         log = run.runs / "llama3-eval" / f"{key}.jsonl"
-        finished = judgements(tasks, judge, log)
-        judged = list(tqdm(finished, "judging", len(tasks), unit=" answers", disable=None))
+        progress = Progress("judging", len(tasks), "answer")
+        judged = []
+        for judgement in judgements(tasks, judge, log):
+            judged.append(judgement)
+            progress.advance()
+        progress.close()
         summary = summarise(judged, params)
 
         rows = [asdict(judgement) for judgement in judged]
-        with files.new_directory(judgements_dir, {"judge": judge.digest, **judge.options}) as new:
+        facts = {"judge": judge.digest, **judge_params.origin, **judge.options}
+        with files.new_directory(judgements_dir, facts) as new:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             files.write_text(new / "judgements.jsonl", "".join(lines))
         bins = histogram_rows(judged)
@@ -65,6 +64,13 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
         run.metrics({**summary, "judge_digest": judge.digest})
         log.unlink(missing_ok=True)
         click.echo(in_words(summary, params.min_control_auc))
+
+
+def _judge_params(judge_dir: Path) -> JudgeParams:
+    """Section ``judge`` as the download stage left it in the manifest."""
+    manifest = files.read_manifest(judge_dir)
+    section = {key: value for key, value in manifest.items() if key != "files"}
+    return parse(JudgeParams, section, str(judge_dir / files.MANIFEST))
 
 
 def _tasks(responses_dir: Path, params: LlamaEvalParams) -> list[Task]:

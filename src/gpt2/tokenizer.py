@@ -174,8 +174,7 @@ def _refuse_surrogates(text: str) -> None:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn byte pair merges from ``texts`` until there are ``vocab_size`` entries, or until no pair
-    is left that occurs twice.
+    """Learn byte pair merges from ``texts``: up to ``vocab_size`` entries, or all repeated pairs.
 
     The result depends on the words in ``texts`` and their counts alone, not on order or threads.
     """

@@ -4,6 +4,7 @@ Ours and theirs have the same names; only the blocks' matrices stand the other w
 OpenAI's Conv1D keeps ``(in, out)`` where PyTorch's Linear keeps ``(out, in)``.
 """
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ from gpt2.model import GPT2, GPT2Config
 from gpt2.params import parse
 from gpt2.tokenizer import CONFIG, MERGES, VOCAB
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+MASKED = -9e3
+"""Old checkpoints hold the number that hides later tokens: -1e4 (-9984 in bfloat16), or less."""
+
 
 def to_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors in OpenAI's orientation; it is its own inverse."""
@@ -31,20 +36,52 @@ def _is_conv1d(name: str) -> bool:
 
 
 def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file as ours.
+    """Tensors of a checkpoint file as ours, each used once.
 
     Takes the spellings of different ages: a ``transformer.`` prefix, the constant causal masks
     (``attn.bias``, ``attn.masked_bias``), and a separate ``lm_head.weight`` that equals ``wte``.
 
     Raises:
-        UserError: the output layer is not tied to the embedding.
+        UserError: lists the tensors that are there twice, are of another type than float32,
+            bfloat16 or float16, or should be a mask or the tied output layer and are not.
     """
     named = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    problems = [
+        f"{name}: there with and without the prefix 'transformer.'"
+        for name in sorted(named)
+        if {name, f"transformer.{name}"} <= tensors.keys()
+    ]
     head = named.pop("lm_head.weight", None)
-    if head is not None and not torch.equal(head, named.get("wte.weight", torch.empty(0))):
-        raise UserError("lm_head.weight differs from wte.weight: GPT-2 ties them")
-    masks = (".attn.bias", ".attn.masked_bias")
-    return to_openai({name: t for name, t in named.items() if not name.endswith(masks)})
+    if head is not None and not _equal(head, named.get("wte.weight")):
+        problems.append("lm_head.weight: differs from wte.weight, but GPT-2 ties them")
+    places = len(named.get("wpe.weight", ()))
+    for name in [name for name in named if _is_mask_of_a_block(name, named)]:
+        if not _is_constant(name, named.pop(name), places):
+            problems.append(f"{name}: is not the constant causal mask of {places} places")
+    problems += [
+        f"{name}: type {tensor.dtype}, expected one of {', '.join(map(str, FLOATS))}"
+        for name, tensor in sorted(named.items())
+        if tensor.dtype not in FLOATS
+    ]
+    if problems:
+        raise UserError("not the weights of a GPT-2\n  " + "\n  ".join(problems))
+    return to_openai(named)
+
+
+def _is_mask_of_a_block(name: str, named: Mapping[str, Tensor]) -> bool:
+    block = re.fullmatch(r"(h\.\d+\.attn)\.(masked_)?bias", name)
+    return block is not None and f"{block[1]}.c_attn.weight" in named
+
+
+def _is_constant(name: str, mask: Tensor, places: int) -> bool:
+    """Whether it is ones up to the diagonal, ``(1, 1, T, T)``, or the number that hides a score."""
+    if name.endswith("masked_bias"):
+        return mask.dim() == 0 and bool(mask <= MASKED)
+    return _equal(mask.float(), torch.ones(places, places).tril()[None, None])
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def save(
@@ -80,10 +117,16 @@ def save(
             **ends,
         }
         files.write_json(new / "config.json", hugging_face)
-        files.write_json(new / "generation_config.json", {"_from_model_config": True, **ends})
+        write_generation_config(new, end_of_text)
         for name in (VOCAB, MERGES, CONFIG):
             shutil.copyfile(tokenizer_directory / name, new / name)
         files.write_json(new / "training.json", dict(training))
+
+
+def write_generation_config(directory: Path, end_of_text: int) -> None:
+    """Tell ``transformers`` where a text ends."""
+    ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+    files.write_json(directory / "generation_config.json", {"_from_model_config": True, **ends})
 
 
 def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
@@ -98,13 +141,22 @@ def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
         UserError: the directory is damaged, or the checkpoint is not that of a GPT-2.
     """
     if not foreign or (directory / files.MANIFEST).is_file():
-        files.read_manifest(directory)
+        manifest = files.read_manifest(directory)
+        if manifest.get("size") == "none":
+            raise UserError(
+                f"{directory}: no model was downloaded there. Set gpt2_weights.size, or start from "
+                "another model: finetune.base_model"
+            )
     config = read_config(directory / "config.json", dropout)
     path = directory / "model.safetensors"
     try:
         tensors = from_openai(load_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Weights are read from safetensors only") from None
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     with torch.device("meta"):
         model = GPT2(config)
     _check_names_and_shapes(path, tensors, model.state_dict())

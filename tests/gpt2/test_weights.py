@@ -8,17 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
-from transformers import GPT2Config as PeerConfig
 
 from gpt2 import files, weights
+from gpt2.device import Runtime
 from gpt2.errors import UserError
+from gpt2.generation import SamplingParams, generate
 from gpt2.model import GPT2, GPT2Config
 from gpt2.tokenizer import Tokenizer, train_bpe
-
-TEXT = 3 * (
-    "def gpt2.weights.load(directory)\nThe model of a model directory, in float32.\n"
-    "Raises:\n    UserError: the directory is damaged, or the checkpoint is not that of a GPT-2."
-)
+from tests.hugging_face import TEXT, write_model
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +39,7 @@ def saved(tokenizer, tmp_path) -> tuple[GPT2, Path]:
 
 
 def peers_checkpoint(directory: Path, **config: object) -> GPT2LMHeadModel:
-    torch.manual_seed(1)
-    shape = {"vocab_size": 90, "n_positions": 20, "n_layer": 2, "n_head": 2, "n_embd": 16}
-    peer = GPT2LMHeadModel(PeerConfig(**{**shape, **config})).eval()
-    peer.save_pretrained(directory)
+    peer = write_model(directory, **config)
     seal(directory)
     return peer
 
@@ -90,11 +84,33 @@ def test_our_file_has_openais_names_and_orientation(saved):
 
 @pytest.mark.parametrize("n_head", [1, 2, 4])
 @pytest.mark.parametrize("n_embd", [8, 16, 24])
-def test_we_load_what_transformers_writes(tmp_path, n_head, n_embd):
+def test_what_transformers_writes_gives_its_logits_loss_gradients_and_tokens(
+    tmp_path, n_head, n_embd
+):
     peer = peers_checkpoint(tmp_path, n_head=n_head, n_embd=n_embd)
-    ids = torch.randint(90, (2, 20))
     ours = weights.load(tmp_path)
-    torch.testing.assert_close(ours(ids), peer(ids).logits, rtol=1e-5, atol=1e-5)
+    ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(0))
+    logits, theirs = ours(ids), peer(ids, labels=ids)
+    torch.testing.assert_close(logits, theirs.logits, rtol=1e-5, atol=1e-5)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(loss, theirs.loss, rtol=1e-6, atol=0)
+
+    loss.backward()
+    theirs.loss.backward()
+    gradients = weights.to_openai({name: p.grad for name, p in ours.named_parameters()})
+    expected = {name: p.grad for name, p in peer.transformer.named_parameters()}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+    prompts = ids[:, :5]
+    continued = peer.generate(
+        prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=15
+    )
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    greedy = SamplingParams(max_new_tokens=15)
+    for row, tokens in enumerate(generate(ours, prompts.tolist(), greedy, 0, runtime)):
+        assert (tokens + [0] * 15)[:15] == continued[row, 5:].tolist()  # 0 ends and pads a row
 
 
 def rewrite(directory: Path, change) -> None:
@@ -104,18 +120,35 @@ def rewrite(directory: Path, change) -> None:
     seal(directory)
 
 
-def test_old_spellings_load(tmp_path):
+def plain(tensors):
+    return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float32])
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_old_spellings_load(tmp_path, dtype, prefix):
     peer = peers_checkpoint(tmp_path)
 
     def age(tensors):
-        plain = {name.removeprefix("transformer."): t for name, t in tensors.items()}
-        masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 20, 20) for i in range(2)}
-        more = {"h.0.attn.masked_bias": torch.tensor(-1e4), "lm_head.weight": plain["wte.weight"]}
-        return {**plain, **masks, **{name: t.clone() for name, t in more.items()}}
+        old = plain(tensors)
+        for layer in range(2):
+            old[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 20, 20).tril().to(dtype)
+            old[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4, dtype=torch.bfloat16)
+        head = {"lm_head.weight": old["wte.weight"].clone()}
+        return {f"{prefix}{name}": tensor for name, tensor in old.items()} | head
 
     rewrite(tmp_path, age)
     ids = torch.randint(90, (2, 20))
     torch.testing.assert_close(weights.load(tmp_path)(ids), peer(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened(tmp_path, dtype):
+    peer = peers_checkpoint(tmp_path)
+    rewrite(tmp_path, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
+    loaded = weights.to_openai(weights.load(tmp_path).state_dict())
+    for name, tensor in peer.transformer.state_dict().items():
+        assert torch.equal(loaded[name], tensor.to(dtype).float()), name
 
 
 @pytest.mark.parametrize(
@@ -130,7 +163,39 @@ def test_old_spellings_load(tmp_path):
             lambda t: {n: x[:-1] if n.endswith("wpe.weight") else x for n, x in t.items()},
             r"wpe.weight: shape \(19, 16\), expected \(20, 16\)",
         ),
-        (lambda t: {**t, "lm_head.weight": torch.ones(90, 16)}, "lm_head.weight differs"),
+        (lambda t: {**t, "lm_head.weight": torch.ones(90, 16)}, "lm_head.weight: differs"),
+        (
+            lambda t: {**t, "lm_head.weight": plain(t)["wte.weight"].half()},
+            "lm_head.weight: differs",
+        ),
+        (
+            lambda t: {**t, "ln_f.bias": torch.zeros(16)},
+            "ln_f.bias: there with and without the prefix",
+        ),
+        (
+            lambda t: {**t, "h.1.attn.bias": torch.ones(1, 1, 20, 20)},
+            "h.1.attn.bias: is not the constant causal mask of 20 places",
+        ),
+        (
+            lambda t: {**t, "h.1.attn.bias": torch.ones(1, 1, 10, 10).tril()},
+            "h.1.attn.bias: is not the constant causal mask of 20 places",
+        ),
+        (
+            lambda t: {**t, "h.0.attn.masked_bias": torch.tensor(1.0)},
+            "h.0.attn.masked_bias: is not the constant",
+        ),
+        (
+            lambda t: {**t, "h.2.attn.bias": torch.ones(1, 1, 20, 20).tril()},
+            "h.2.attn.bias: unexpected",
+        ),
+        (
+            lambda t: {n: x.int() if n.endswith("wpe.weight") else x for n, x in t.items()},
+            "wpe.weight: type torch.int32, expected one of torch.float32",
+        ),
+        (
+            lambda t: {n: x.double() if n.endswith("ln_f.bias") else x for n, x in t.items()},
+            "ln_f.bias: type torch.float64",
+        ),
     ],
 )
 def test_anything_else_is_named_and_refused(tmp_path, change, expected):
@@ -166,4 +231,27 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
     seal(tmp_path)
     with pytest.raises(UserError, match="not a safetensors file"):
+        weights.load(tmp_path)
+
+
+def test_weights_in_another_file_are_not_read(tmp_path):
+    peers_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    seal(tmp_path)
+    with pytest.raises(UserError, match=r"model.safetensors: no such file.*safetensors only"):
+        weights.load(tmp_path)
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_directory_without_a_model_says_so(tmp_path, foreign):
+    with files.new_directory(tmp_path / "gpt2", {"size": "none"}):
+        pass
+    with pytest.raises(UserError, match=r"no model was downloaded there. Set gpt2_weights.size"):
+        weights.load(tmp_path / "gpt2", foreign=foreign)
+
+
+def test_only_others_may_leave_out_the_manifest(tmp_path):
+    write_model(tmp_path)
+    assert weights.load(tmp_path, foreign=True).config.vocab_size == 90
+    with pytest.raises(UserError, match=r"no manifest.json"):
         weights.load(tmp_path)

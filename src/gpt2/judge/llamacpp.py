@@ -8,8 +8,11 @@ from typing import Any
 
 from gpt2 import files
 from gpt2.errors import UserError
+from gpt2.judge.params import LlamaEvalParams
 from gpt2.judge.protocol import JudgeError
 
+MODEL = "model.gguf"
+"""The model's file in the judge's directory."""
 GRAMMAR = r"""
 root  ::= "{\"score\": " score "}"
 score ::= "100" | [1-9] [0-9] | [0-9]
@@ -26,27 +29,20 @@ class LlamaCppJudge:
         UserError: there is no file at ``path``; or, at the first prompt, llama.cpp cannot load it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        n_ctx: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        threads: int,
-    ) -> None:
+    concurrency = 1
+
+    def __init__(self, path: Path, threads: int, evaluation: LlamaEvalParams) -> None:
         if not path.is_file():
             raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro")
         self._path = path
-        self._n_ctx = n_ctx
+        self._n_ctx = evaluation.n_ctx
         self._threads = threads
-        self._sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        self._sampling = evaluation.model_dump(include={"max_tokens", "temperature", "seed"})
         self.digest = files.sha256(path)
         self.options: Mapping[str, object] = {
             "engine": f"xllamacpp {version('xllamacpp')}",
             "grammar": GRAMMAR,
-            "n_ctx": n_ctx,
+            "n_ctx": self._n_ctx,
             "threads": threads,
             **self._sampling,
         }

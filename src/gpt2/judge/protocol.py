@@ -11,9 +11,15 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Protocol
 
+from gpt2.errors import UserError
+
 
 class JudgeError(Exception):
     """The judge gave no reply to one prompt; its text says why. Other prompts may still succeed."""
+
+
+class JudgeGone(UserError):
+    """The judge cannot be reached or used at all; its text says what to do."""
 
 
 class Judge(Protocol):
@@ -21,17 +27,22 @@ class Judge(Protocol):
 
     @property
     def digest(self) -> str:
-        """sha256 of the model: two judges of one digest are the same weights."""
+        """What tells the model from any other; where it can be had, the sha256 of its weights."""
 
     @property
     def options(self) -> Mapping[str, object]:
         """All else that a reply depends on; plain JSON values."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many prompts are put to it at once, each from a thread of its own."""
 
     def judge(self, prompt: str) -> str:
         """The raw reply.
 
         Raises:
             JudgeError: there is none.
+            JudgeGone: there is none, and to no other prompt either.
         """
 
 
@@ -63,8 +74,24 @@ Student's answer:
 
 Reply with JSON only, for a whole number n: {{"score": n}}"""
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 100}},
+    "required": ["score"],
+    "additionalProperties": False,
+}
+"""JSON schema of a reply, for servers that hold their models to one."""
+
 _SCORE = "(100|[1-9]?[0-9])"
 _REPLY = re.compile(rf'\s*(?:\{{\s*"score"\s*:\s*{_SCORE}\s*\}}|{_SCORE})\s*', re.ASCII)
+
+
+# Control tokens: Llama 3, ChatML and others write <|...|> (DeepSeek with a wide bar), Llama 2 and
+# Mistral <s>, <<SYS>> and [INST], Gemma <start_of_turn>; [img-0] is an image to Ollama.
+_CONTROL = re.compile(
+    r"<[|\uff5c]|</?s>|<</?SYS>>|<(?:bos|eos|pad|unk|(?:start|end)_of_(?:turn|image))>|</?think>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|gMASK)\]|\[img-\d+\]"
+)
 
 
 def build_prompt(item: Item, seed: int) -> str:
@@ -92,4 +119,4 @@ def parse_score(reply: str) -> int | None:
 
 def _without_control_tokens(text: str) -> str:
     # Judges read "<|im_end|>" and the like as the end of a message wherever it stands.
-    return text.replace("<|", "< |")
+    return _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)

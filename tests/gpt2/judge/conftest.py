@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt2.judge.llamacpp import LlamaCppJudge
+from gpt2.judge.params import LlamaEvalParams
 from tests.tiny_llama import write_tiny_llama
 
 
@@ -17,4 +18,4 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def judge(tiny_model: Path) -> LlamaCppJudge:
-    return LlamaCppJudge(tiny_model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1, threads=1)
+    return LlamaCppJudge(tiny_model, threads=1, evaluation=LlamaEvalParams(seed=1))

@@ -10,6 +10,7 @@ import pytest
 from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.judge.llamacpp import LlamaCppJudge
+from gpt2.judge.params import LlamaEvalParams
 from gpt2.judge.protocol import Item, JudgeError, build_prompt, parse_score
 
 PROMPTS = [
@@ -68,4 +69,4 @@ def test_the_starters_judge_reads_and_grades(tmp_path):
 
 
 def open_judge(path: Path) -> LlamaCppJudge:
-    return LlamaCppJudge(path, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1, threads=1)
+    return LlamaCppJudge(path, threads=1, evaluation=LlamaEvalParams(seed=1))

@@ -11,6 +11,7 @@ import pytest
 
 from gpt2.errors import UserError
 from gpt2.judge.llamacpp import LlamaCppJudge
+from gpt2.judge.params import LlamaEvalParams
 from gpt2.judge.runner import cache_key, counts, judgements
 from gpt2.judge.tasks import Task
 
@@ -31,6 +32,7 @@ def test_each_judgement_is_on_disk_before_it_is_given_out(judge, tmp_path):
         lines = log_lines(log)
         assert len(lines) == finished
         assert lines[-1]["reply"] == judgement.reply
+        assert judgement.judge == judge.digest
         assert (judgement.status, judgement.reply) == ("scored", f'{{"score": {judgement.score}}}')
 
 
@@ -54,9 +56,7 @@ def test_one_prompt_of_two_tasks_is_put_once_and_counted_twice(judge, tmp_path):
 
 
 def test_other_options_and_other_models_are_other_questions(judge, tiny_model):
-    warmer = LlamaCppJudge(
-        tiny_model, n_ctx=2048, max_tokens=16, temperature=0.5, seed=1, threads=1
-    )
+    warmer = LlamaCppJudge(tiny_model, 1, LlamaEvalParams(seed=1, temperature=0.5))
     assert cache_key(warmer, "prompt") != cache_key(judge, "prompt")
     assert cache_key(judge, "prompt") != cache_key(judge, "Prompt")
 
@@ -65,7 +65,7 @@ def test_invalid_and_failed_ones_are_counted_and_only_the_failed_are_asked_again
     tiny_model, tmp_path
 ):
     # Five tokens are too few for a whole reply; the long prompt does not fit into the context.
-    judge = LlamaCppJudge(tiny_model, n_ctx=256, max_tokens=5, temperature=0.0, seed=1, threads=1)
+    judge = LlamaCppJudge(tiny_model, 1, LlamaEvalParams(n_ctx=256, max_tokens=5))
     log = tmp_path / "log.jsonl"
     questions = [
         Task(0, "sum", "base", "Short."),
@@ -110,10 +110,11 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from gpt2.judge.llamacpp import LlamaCppJudge
+from gpt2.judge.params import LlamaEvalParams
 from gpt2.judge.runner import judgements
 from tests.gpt2.judge.test_runner import tasks
 model, log = map(Path, sys.argv[1:])
-judge = LlamaCppJudge(model, n_ctx=2048, max_tokens=16, temperature=0.0, seed=1, threads=1)
+judge = LlamaCppJudge(model, 1, LlamaEvalParams(seed=1))
 for _ in judgements(tasks(400), judge, log): pass
 """
 

