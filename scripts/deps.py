@@ -1,4 +1,4 @@
-"""Which source files a stage runs: the ``.py`` files among its ``deps`` in dvc.yaml.
+"""Which of our files a stage runs: those below ``src`` and ``stages`` among its ``deps`` in dvc.yaml.
 
 DVC follows no imports. ``python -m scripts.deps`` prints the list of every stage.
 """
@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"gpt2": ROOT / "src" / "gpt2", "stages": ROOT / "stages"}
+DATA = ("*.jinja", "*.css")
+"""Files that a module reads from its own package."""
 
 
 def imports(file: Path) -> set[str]:
@@ -37,7 +39,8 @@ def files_of(name: str) -> set[Path]:
 
 
 def dependencies(file: Path) -> list[Path]:
-    """``file`` and all our files that it imports, directly or not; relative to the repository."""
+    """``file``, all our files that it imports, directly or not, and the data beside them; relative to
+    the repository."""
     found: set[Path] = set()
     waiting = {file} | files_of(".".join(file.relative_to(ROOT).with_suffix("").parts))
     while waiting:
@@ -45,6 +48,8 @@ def dependencies(file: Path) -> list[Path]:
         found.add(current)
         for name in imports(current):
             waiting |= files_of(name) - found
+    for folder in {path.parent for path in found}:
+        found |= {path for pattern in DATA for path in folder.glob(pattern)}
     return sorted(path.relative_to(ROOT) for path in found)
 
 
