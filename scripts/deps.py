@@ -1,4 +1,4 @@
-"""Which of our files a stage runs: those below ``src`` and ``stages`` among its ``deps`` in dvc.yaml.
+"""Which of our files a stage runs: those among its ``deps`` in dvc.yaml that are not data.
 
 DVC follows no imports. ``python -m scripts.deps`` prints the list of every stage.
 """
@@ -39,8 +39,10 @@ def files_of(name: str) -> set[Path]:
 
 
 def dependencies(file: Path) -> list[Path]:
-    """``file``, all our files that it imports, directly or not, and the data beside them; relative to
-    the repository."""
+    """``file``, all that it imports of ours, directly or not, and the data beside it.
+
+    The paths are relative to the repository.
+    """
     found: set[Path] = set()
     waiting = {file} | files_of(".".join(file.relative_to(ROOT).with_suffix("").parts))
     while waiting:
