@@ -1,0 +1,74 @@
+"""Cross-entropy straight from features, so that the logits of a batch are never whole in memory.
+
+With GPT-2's vocabulary they would be by far the largest tensor of a training step. A chunk's loss
+and gradient both come out of the same logits, which are then forgotten (Hsu et al. 2024).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2**28
+"""Smaller chunks cost time: each adds to the gradient of all weights."""
+
+
+def linear_cross_entropy(
+    features: Tensor, weight: Tensor, targets: Tensor, chunk_bytes: int = CHUNK_BYTES
+) -> Tensor:
+    """The cross-entropy of ``features @ weight.T``, summed over the targets, in nats; float32.
+
+    Products are in autocast's format where that is on; logarithms and sums in float32.
+
+    Args:
+        features: ``(N, C)``.
+        weight: ``(V, C)``, the output layer.
+        targets: ``(N,)``, ids below V.
+        chunk_bytes: most bytes of float32 logits in memory at a time.
+    """
+    device = features.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    rows = max(1, chunk_bytes // (4 * len(weight)))
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch has no type
+        features, weight, targets, dtype, rows
+    )
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradient of a sum is known but for a factor, so it is computed along with the loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        rows: int,
+    ) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        loss = features.new_zeros((), dtype=torch.float32)
+        x, w = features.to(dtype), weight.to(dtype)
+        d_features, d_weight = torch.empty_like(x), torch.zeros_like(weight) if wanted else None
+        with torch.autocast(features.device.type, enabled=False):
+            for start in range(0, len(targets), rows):
+                here = slice(start, start + rows)
+                target = targets[here, None]
+                log_p = torch.log_softmax(x[here] @ w.t(), -1, dtype=torch.float32)  # n V
+                loss -= log_p.gather(1, target).sum()
+                if d_weight is not None:
+                    # The derivative by the logits: the probabilities, less 1 at the target.
+                    d_logits = log_p.exp_().scatter_add_(1, target, -torch.ones_like(log_p[:, :1]))
+                    d_logits = d_logits.to(dtype)
+                    torch.mm(d_logits, w, out=d_features[here])
+                    d_weight += d_logits.t() @ x[here]
+        if wanted:
+            ctx.save_for_backward(d_features, d_weight)
+            ctx.features_dtype = features.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        d_features, d_weight = ctx.saved_tensors
+        return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 3

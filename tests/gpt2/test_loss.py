@@ -1,0 +1,67 @@
+"""The chunked loss against PyTorch's own, whole one."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt2.loss import linear_cross_entropy
+
+N, C, V = 37, 16, 211
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    features = torch.randn(N, C, requires_grad=True)
+    weight = torch.randn(V, C, requires_grad=True)
+    return features, weight, torch.randint(V, (N,))
+
+
+def gradients(value: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(3 * value, leaves)
+
+
+@pytest.mark.parametrize("rows", [1, 10, 37, 1000])
+def test_loss_and_gradients_equal_pytorchs(rows: int) -> None:
+    features, weight, targets = inputs()
+    ours = linear_cross_entropy(features, weight, targets, chunk_bytes=rows * V * 4)
+    whole = F.cross_entropy(features @ weight.t(), targets, reduction="sum")
+    torch.testing.assert_close(ours, whole)
+    for mine, theirs in zip(
+        gradients(ours, features, weight), gradients(whole, features, weight), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_in_bfloat16_it_is_as_exact_as_pytorchs() -> None:
+    features, weight, targets = inputs()
+    exact = F.cross_entropy(features @ weight.t(), targets, reduction="sum")
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear_cross_entropy(features, weight, targets)
+        whole = F.cross_entropy((features @ weight.t()).float(), targets, reduction="sum")
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, whole)
+    for mine, theirs, true in zip(
+        gradients(ours, features, weight),
+        gradients(whole, features, weight),
+        gradients(exact, features, weight),
+        strict=True,
+    ):
+        assert (mine - true).norm() < 1.1 * (theirs - true).norm()
+
+
+def test_without_gradients_none_are_computed() -> None:
+    features, weight, targets = inputs()
+    with torch.no_grad():
+        value = linear_cross_entropy(features, weight, targets)
+    assert not value.requires_grad
+    torch.testing.assert_close(
+        value, F.cross_entropy(features @ weight.t(), targets, reduction="sum").detach()
+    )
+
+
+def test_no_targets_have_no_loss() -> None:
+    features, weight, targets = inputs()
+    value = linear_cross_entropy(features[:0], weight, targets[:0])
+    assert value == 0
+    assert gradients(value, weight)[0].count_nonzero() == 0
