@@ -23,7 +23,7 @@ test: .venv/test ## check style and types, run the tests
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)
 	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }
-	@echo 'all runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs'
+	@echo 'all runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning'
 	@. .venv/bin/activate && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 

@@ -5,15 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-STAGES = (
-    "download",
-    "tokenize",
-    "pretrain",
-    "download_gpt2_weights",
-    "finetune",
-    "generate_responses",
-    "llama3_eval",
-)
+from stages.running import STAGES
+
 SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
 
 

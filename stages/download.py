@@ -89,6 +89,7 @@ def main(
 
         instructions = read_instructions(instructions_params, run.root)
         check_splits(instructions.records)
+        run.tracker.begin()
         corpus = read_corpus(corpus_params, instructions, run.root)
         files.write_text(instructions_file, "".join(json_lines(instructions.records)))
         with (

@@ -81,6 +81,7 @@ def main(params_path: Path, model_dir: Path) -> None:
         metrics: dict[str, Any] = {"size": params.size}
         with files.new_directory(model_dir, {"size": params.size}) as directory:
             if params.size != "none":
+                run.tracker.begin()
                 if params.source == "directory":
                     origin = copy(params, directory, run.root)
                 else:

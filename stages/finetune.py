@@ -68,6 +68,16 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
         records = choose_records(load_records(instructions_file), params)
         train, n_long, n_dropped = _examples(records, "train", tokenizer, T, params)
         validation, _, _ = _examples(records, "validation", tokenizer, T, params)
+        instructions_digest = files.sha256(instructions_file)
+        run.tracker.tags({"device": str(runtime.device)})
+        run.tracker.dataset(
+            "instructions/train",
+            digest=instructions_digest,
+            source=instructions_file,
+            context="training",
+            rows=len(train),
+            tokens=sum(len(example.ids) for example in train),
+        )
         collator = partial(collate, pad=tokenizer.end_of_text, loss_on=params.loss_on)
         batches = InstructionBatches(
             train, params.batch_size, params.micro_batch_size, params.seed, collator
@@ -95,7 +105,7 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             {
                 "params": params.model_dump(),
                 "base_model": files.digest(base_model_dir),
-                "instructions": files.sha256(instructions_file),
+                "instructions": instructions_digest,
                 "code": code_digest(),
             },
         )
@@ -132,7 +142,7 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
                 "params": params.model_dump(),
             }
             weights.save(model, model_dir, base_model_dir, tokenizer.end_of_text, facts)
-            report(run, history, metrics)
+            report(run, history, metrics, model_dir, best_by="val_loss")
             run_directory.clear()
 
 

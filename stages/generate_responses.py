@@ -1,9 +1,9 @@
 """Stage ``generate-responses``: the finetuned and the base model answer the test records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from gpt2.sources.records import InstructionRecord, sample
 from gpt2.text_metrics import most_frequent, score
 from gpt2.tokenizer import Tokenizer
 from stages.running import running
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLOT = Path("plots/generate_responses.csv")
 
@@ -50,6 +53,15 @@ def main(
         params = run.load(GenerateResponsesParams, "generate_responses")
         records = load_records(instructions_file)
         asked = choose_records(records, params.max_records, params.seed)
+        run.tracker.tags({"device": str(choose_runtime(params).device)})
+        run.tracker.dataset(
+            "instructions/test",
+            digest=files.sha256(instructions_file),
+            source=instructions_file,
+            context="test",
+            rows=len(asked),
+        )
+        run.tracker.begin()
         answers = {
             "finetuned": answer(finetuned_model_dir, asked, params, "finetuned"),
             "base": answer(base_model_dir, asked, params, "base"),
@@ -73,6 +85,8 @@ def main(
             files.write_text(new / "responses.jsonl", "".join(lines))
         files.write_text(PLOT, _csv(by_kind))
         run.tracker.table(rows, "responses.json")
+        texts = {"reference": [record.output for record in asked], **answers}
+        run.tracker.figure(length_figure(texts), "response_lengths.png")
         run.metrics({"n_records": len(rows), "by_kind": by_kind})
 
 
@@ -142,6 +156,23 @@ def score_by_kind(
             answerer: score(references, texts) for answerer, texts in hypotheses.items()
         }
     return table
+
+
+def length_figure(answers: Mapping[str, Sequence[str]]) -> "Figure":
+    """How long the texts of each answerer are: a histogram, with the longest 1 % cut off."""
+    from matplotlib.figure import Figure
+
+    lengths = {answerer: [len(text) for text in texts] for answerer, texts in answers.items()}
+    together = sorted(length for each in lengths.values() for length in each)
+    longest = max(together[int(len(together) * 0.99)], 1)
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    panels = figure.subplots(len(lengths), sharex=True, sharey=True)
+    for axes, (answerer, each) in zip(panels, lengths.items(), strict=True):
+        axes.hist(each, bins=40, range=(0, longest))
+        axes.set_ylabel(answerer)
+        axes.grid(alpha=0.3)
+    figure.supxlabel("characters in a response")
+    return figure
 
 
 def _csv(by_kind: dict[str, dict[str, Any]]) -> str:

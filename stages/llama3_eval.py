@@ -41,6 +41,14 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
         tasks = _tasks(responses_dir, params)
         judge_params = _judge_params(judge_dir)
         judge = open_judge(judge_params, judge_dir, params)
+        run.tracker.dataset(
+            "responses",
+            digest=files.digest(responses_dir),
+            source=responses_dir,
+            context="evaluation",
+            rows=len(tasks),
+        )
+        run.tracker.begin()
         # The log outlives a crash or a failure; one log for each judge and each set of responses.
         key = cache_key(judge, files.digest(responses_dir))[:16]
         log = run.runs / "llama3-eval" / f"{key}.jsonl"

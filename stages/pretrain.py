@@ -44,6 +44,16 @@ def main(params_path: Path, tokens_dir: Path, tokenizer_dir: Path, model_dir: Pa
         train = Tokens.open(tokens_dir, "train", tokenizer.fingerprint)
         validation = Tokens.open(tokens_dir, "validation", tokenizer.fingerprint)
         runtime = choose_runtime(params)
+        tokens_digest = files.digest(tokens_dir)
+        run.tracker.tags({"device": str(runtime.device)})
+        run.tracker.dataset(
+            "tokens/train",
+            digest=tokens_digest,
+            source=tokens_dir,
+            context="training",
+            rows=train.documents,
+            tokens=len(train),
+        )
 
         torch.manual_seed(params.seed)
         model = GPT2(GPT2Config(vocab_size=tokenizer.n_vocab, **params.model.model_dump()))
@@ -64,7 +74,7 @@ def main(params_path: Path, tokens_dir: Path, tokenizer_dir: Path, model_dir: Pa
             "pretrain",
             {
                 "params": params.model_dump(),
-                "tokens": files.digest(tokens_dir),
+                "tokens": tokens_digest,
                 "tokenizer": tokenizer.fingerprint,
                 "code": code_digest(),
             },
@@ -97,7 +107,7 @@ def main(params_path: Path, tokens_dir: Path, tokenizer_dir: Path, model_dir: Pa
                 "params": params.model_dump(),
             }
             weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, facts)
-            report(run, history, metrics)
+            report(run, history, metrics, model_dir, best_by="bits_per_byte")
             run_directory.clear()
 
 

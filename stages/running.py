@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,12 +17,33 @@ from typing_extensions import TypeForm
 
 from gpt2 import params
 from gpt2.errors import UserError
-from gpt2.files import write_json
+from gpt2.files import read_json, write_json
 from gpt2.locks import locked
 from gpt2.tracking import Tracker, flatten, track
 
 Section = TypeVar("Section")
 
+STAGES = (
+    "download",
+    "tokenize",
+    "pretrain",
+    "download_gpt2_weights",
+    "finetune",
+    "generate_responses",
+    "llama3_eval",
+    "report",
+)
+"""The modules of the stages in the order of the pipeline; their metrics have the same names."""
+HIGHLIGHTS = {
+    "download": "corpus.source",
+    "tokenize": "tokenizer.vocab_size",
+    "pretrain": "pretrain.lr",
+    "download-gpt2-weights": "gpt2_weights.size",
+    "finetune": "finetune.lr",
+    "generate-responses": "generate_responses.temperature",
+    "llama3-eval": "judge.backend",
+}
+"""The parameter that matters most to a stage: it stands in the name of its runs."""
 RUNS = Path("data", "runs")
 METRICS = Path("metrics")
 
@@ -54,16 +75,12 @@ class Run:
         What differs from run to run, ``speed`` and the stage's ``wall_seconds``, is kept apart, in
         ``data/runs/speed/``: so the same inputs give the same ``dvc.lock``. Call this last.
         """
-        name = f"{self.stage.replace('-', '_')}.json"
+        name = f"{_module(self.stage)}.json"
         speed = {**(speed or {}), "wall_seconds": round(time.monotonic() - self.started, 1)}
         write_json(METRICS / name, values)
         write_json(self.runs / "speed" / name, speed)
-        numbers = {
-            key: float(value)
-            for key, value in flatten({**values, **speed}).items()
-            if isinstance(value, int | float)
-        }
-        self.tracker.metrics(numbers)
+        self.tracker.metrics(_numbers({**values, **speed}))
+        self.tracker.artifact(METRICS / name)
 
 
 @contextmanager
@@ -80,16 +97,41 @@ def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[
             # experiments in temporary copies may run side by side.
             with locked(RUNS / f"{stage}.lock", wait=False):
                 click.echo(f"{stage}: started")
-                settings = {
-                    section: params.load(dict[str, Any], params_path, section)
-                    for section in sections
-                }
-                with track(stage, root, settings) as tracker:
+                for section in sections:
+                    params.load(dict[str, Any], params_path, section)
+                settings = params.load_yaml(params_path)
+                with track(stage, root, settings, sections, HIGHLIGHTS.get(stage)) as tracker:
                     yield Run(stage, params_path, root, tracker, started)
+                    tracker.restored(_results_before(stage))
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)
         click.echo(f"{stage}: done in {time.monotonic() - started:.1f} s")
+
+
+def _results_before(stage: str) -> dict[str, dict[str, float]]:
+    """The results of the stages before this one, which DVC may have restored without running them.
+
+    Those after it are of an earlier run, until their turn comes.
+    """
+    results: dict[str, dict[str, float]] = {}
+    module = _module(stage)
+    for before in STAGES[: STAGES.index(module)] if module in STAGES else ():
+        with suppress(UserError):
+            results[before.replace("_", "-")] = _numbers(read_json(METRICS / f"{before}.json"))
+    return results
+
+
+def _module(stage: str) -> str:
+    return stage.replace("-", "_")
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in flatten(values).items()
+        if isinstance(value, int | float)
+    }
 
 
 class _Words(logging.Formatter):

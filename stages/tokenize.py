@@ -59,10 +59,18 @@ def main(
     with running("tokenize", params_path, sections=["tokenizer", "tokenize"]) as run:
         kind: TokenizerParams = run.load(TokenizerParams, "tokenizer")
         params = run.load(TokenizeParams, "tokenize")
-        max_document_tokens = files.read_manifest(corpus_dir).get("max_document_tokens")
+        corpus_facts = files.read_manifest(corpus_dir)
         files.read_manifest(raw_tokenizer_dir)
         corpus = corpus_dir / "documents.jsonl"
         split = choose_split(corpus, params)
+        run.tracker.dataset(
+            "corpus",
+            digest=files.digest(corpus_dir),
+            source=corpus_dir,
+            context="training",
+            rows=corpus_facts.get("documents", 0),
+        )
+        run.tracker.begin()
 
         if isinstance(kind, BpeTokenizerParams):
             pieces = split_documents(read_documents(corpus, "reading words"), params, split)
@@ -84,7 +92,7 @@ def main(
                 encode(pieces, tokenizer),
                 tokenizer,
                 params.shard_tokens,
-                max_document_tokens,
+                corpus_facts.get("max_document_tokens"),
             )
             seconds = time.perf_counter() - started
         tokens = sum(split["tokens"] for split in facts["splits"].values())

@@ -1,4 +1,4 @@
-"""What the two training stages share: micro-batches, and how a history is reported."""
+"""What the two training stages share: micro-batches, and how a history and a model are reported."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +22,16 @@ def micro_batches(batch: Batch, size: int | None) -> list[Batch]:
     return [Batch(*(t[start : start + (size or rows)] for t in batch)) for start in starts]
 
 
-def report(run: Run, history: History, metrics: Mapping[str, Any]) -> None:
-    """Write the curve to ``plots/``, show it to the tracker, and write the stage's metrics."""
+def report(
+    run: Run, history: History, metrics: Mapping[str, Any], model_dir: Path, best_by: str
+) -> None:
+    """Write the curve to ``plots/`` and the stage's metrics; show the tracker both and the model.
+
+    ``best_by`` is the metric that says which model of this stage is best: the lowest.
+    """
     rows = pd.DataFrame(curves(history)).drop(columns="tokens_per_second")
     files.write_text(PLOTS / f"{run.stage}.csv", rows.to_csv(index=False))
-    run.tracker.figure(loss_figure(history), "loss.png")
+    run.tracker.figure(curves_figure(history), "curves.png")
     run.metrics(
         {**metrics, "train_tokens": history.tokens},
         {
@@ -35,19 +40,26 @@ def report(run: Run, history: History, metrics: Mapping[str, Any]) -> None:
             "peak_memory_mib": round(history.peak_memory_mib, 1),
         },
     )
+    run.tracker.model(model_dir, best_by)
 
 
-def loss_figure(history: History) -> Figure:
-    """Training and validation loss over the steps."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for points, key, label in (
-        (history.curve, "loss", "training"),
-        (history.evaluations, "val_loss", "validation"),
-    ):
-        axes.plot([p["step"] for p in points], [p[key] for p in points], label=label)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats a token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+def curves_figure(history: History) -> Figure:
+    """Loss, learning rate, gradient norm and speed over the steps."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = {
+        "loss (nats a token)": ((history.curve, "loss"), (history.evaluations, "val_loss")),
+        "learning rate": ((history.curve, "lr"),),
+        "gradient norm, before clipping": ((history.curve, "grad_norm"),),
+        "tokens a second": ((history.curve, "tokens_per_second"),),
+    }
+    grid = figure.subplots(2, 2, sharex=True)
+    for axes, (title, lines) in zip(grid.flat, panels.items(), strict=True):
+        for points, key in lines:
+            label = "validation" if key == "val_loss" else "training"
+            axes.plot([p["step"] for p in points], [p[key] for p in points], label=label)
+        axes.set_title(title, fontsize="medium")
+        axes.set_ylim(bottom=0 if key in ("lr", "tokens_per_second") else None)
+        axes.grid(alpha=0.3)
+    grid[0, 0].legend()
+    figure.supxlabel("optimizer step")
     return figure

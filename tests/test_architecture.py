@@ -22,9 +22,10 @@ LEVELS = (
     {"files", "params", "batch", "locks", "progress"},
     {"tracking", "device"},
     {"tokenizer", "sources", "model"},
-    {"shards", "instructions", "optim", "text_metrics"},
+    {"shards", "instructions", "optim", "loss", "text_metrics"},
     {"weights", "generation", "checkpoint", "judge"},
-    {"trainer", "export", "report"},
+    {"trainer", "export", "report", "text_model"},
+    {"estimate", "doctor", "serving"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -73,13 +74,13 @@ def test_imports_go_down(file: Path) -> None:
     others = own_modules(file) - {module}
     up = {other for other in others if LEVEL.get(other, len(LEVELS)) >= LEVEL[module]}
     assert not up, f"{module} (level {LEVEL[module]}) must not import {up}"
-    assert "stages" not in packages(file)
+    assert module == "cli" or "stages" not in packages(file)  # it shows what stages would do
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=relative)
 def test_forbidden_imports(file: Path) -> None:
     forbidden = {"dvc", "scripts", "tests", *PICKLES}
-    if file.parent != GPT2 / "tracking":
+    if file.parent != GPT2 / "tracking" and file != GPT2 / "serving.py":
         forbidden.add("mlflow")
     assert not packages(file) & forbidden
 

@@ -6,38 +6,18 @@ import pytest
 import yaml
 
 from gpt2 import params
-from gpt2.judge.params import JudgeParams, LlamaEvalParams
-from gpt2.tokenizer import TokenizerParams
 from scripts.deps import ROOT
-from stages.download import CorpusParams, InstructionsParams
-from stages.download_gpt2_weights import Gpt2WeightsParams
-from stages.finetune import FinetuneParams
-from stages.generate_responses import GenerateResponsesParams
-from stages.pretrain import PretrainParams
-from stages.tokenize import TokenizeParams
+from stages import schemas
+from stages.schemas import SCHEMAS
 
 STARTER = ROOT / "params.yaml"
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
-SCHEMAS = {
-    "profile": str,
-    "corpus": CorpusParams,
-    "instructions": InstructionsParams,
-    "tokenizer": TokenizerParams,
-    "judge": JudgeParams,
-    "tokenize": TokenizeParams,
-    "pretrain": PretrainParams,
-    "gpt2_weights": Gpt2WeightsParams,
-    "finetune": FinetuneParams,
-    "generate_responses": GenerateResponsesParams,
-    "llama3_eval": LlamaEvalParams,
-}
 
 
 @pytest.mark.parametrize("path", [STARTER, *PROFILES], ids=lambda path: path.stem)
-def test_every_section_is_valid(path: Path) -> None:
+def test_every_section_is_valid_and_fits_the_others(path: Path) -> None:
     assert list(params.load_yaml(path)) == list(SCHEMAS)
-    for section, schema in SCHEMAS.items():
-        params.load(schema, path, section)
+    schemas.read(path)
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

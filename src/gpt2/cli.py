@@ -1,29 +1,37 @@
-"""The command ``gpt2``: use a trained model. Each command parses, calls one function and prints.
+"""The command ``gpt2``: look before a run, use a model after it. Commands parse, call and print.
 
 torch takes seconds to import, so what needs it is imported inside the commands.
 """
 
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
 from gpt2.errors import UserError
 
 if TYPE_CHECKING:
+    from gpt2.device import DeviceParams
     from gpt2.generation import SamplingParams, TextModel
+    from stages.plan import Estimate
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class _Group(click.Group):
-    """A `UserError` becomes one message and exit status 1; Ctrl-C ends with 130, as in a shell."""
+    """A `UserError` becomes one message and exit status 1; signals end as in a shell, tidily."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        def stop(number: int, frame: FrameType | None) -> NoReturn:
+            sys.exit(128 + number)
+
+        previous = signal.signal(signal.SIGTERM, stop)
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -32,6 +40,8 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo(err=True)
             sys.exit(130)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
 @click.group(
@@ -39,9 +49,18 @@ class _Group(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="""\b
 Examples:
-  gpt2 generate --model data/models/pretrained --prompt "def numpy."
+  gpt2 doctor
+  gpt2 validate
   gpt2 chat --model data/models/finetuned
   gpt2 export --model data/models/finetuned --to gguf --output model.gguf
+
+\b
+Exit status:
+  0    done
+  1    it could not be done; the message says why and what to do
+  2    wrong usage
+  130  stopped by Ctrl-C
+  143  stopped by SIGTERM
 
 The tab key completes commands and options after this (also for zsh and fish):
 
@@ -50,7 +69,7 @@ The tab key completes commands and options after this (also for zsh and fish):
 )
 @click.version_option(package_name="gpt2-from-scratch")
 def main() -> None:
-    """Use a GPT-2: a model of the pipeline, or any Hugging Face GPT-2 directory."""
+    """Check a machine and a profile; use a GPT-2 of the pipeline, or any of Hugging Face."""
 
 
 def _model_directory(ctx: click.Context, option: click.Parameter, directory: Path) -> Path:
@@ -76,6 +95,7 @@ model_option = click.option(
 
 def generation_options(command: Command) -> Command:
     """The options of `SamplingParams` and of `DeviceParams`."""
+    command = device_options(command)
     for option in reversed(
         (
             click.option(
@@ -105,6 +125,16 @@ def generation_options(command: Command) -> Command:
                 default=123,
                 help="The same seed gives the same text.",
             ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def device_options(command: Command) -> Command:
+    """The options of `DeviceParams`."""
+    for option in reversed(
+        (
             click.option(
                 "--device",
                 type=click.Choice(["auto", "cpu", "cuda", "mps"]),
@@ -131,22 +161,20 @@ def load(
     Raises:
         UserError: an option is wrong, or the directory is damaged or not that of a GPT-2.
     """
-    from gpt2 import weights
-    from gpt2.device import DeviceParams, choose_runtime
-    from gpt2.generation import SamplingParams, TextModel
+    from gpt2 import text_model
+    from gpt2.generation import SamplingParams
     from gpt2.params import parse
-    from gpt2.tokenizer import Tokenizer
 
     params = parse(SamplingParams, sampling, "options")
-    runtime = choose_runtime(parse(DeviceParams, {"device": device, "dtype": dtype}, "options"))
-    tokenizer = Tokenizer.load(model_dir)
-    model = weights.load(model_dir, foreign=True)
-    if tokenizer.n_vocab > model.config.vocab_size:
-        raise UserError(
-            f"{model_dir}: the tokenizer has {tokenizer.n_vocab:,} tokens, the model only "
-            f"{model.config.vocab_size:,}. Use the tokenizer that the model was trained with"
-        )
-    return TextModel(model.to(runtime.device), tokenizer, runtime), params
+    return text_model.load(model_dir, device_params(device, dtype)), params
+
+
+def device_params(device: str, dtype: str) -> "DeviceParams":
+    """What `device_options` ask for."""
+    from gpt2.device import DeviceParams
+    from gpt2.params import parse
+
+    return parse(DeviceParams, {"device": device, "dtype": dtype}, "options")
 
 
 @main.command(
@@ -252,6 +280,183 @@ def export(
         files.write_text(path, text)
         command = shlex.join(["ollama", "create", output.stem, "-f", str(path)])
         click.echo(f"wrote {path}. Now: {command}", err=True)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  gpt2 package --model data/models/finetuned --output export/mlflow
+  mlflow models serve -m export/mlflow --env-manager local
+"""
+)
+@model_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory to write; it must not be there yet.",
+)
+@device_options
+def package(model_dir: Path, output: Path, device: str, dtype: str) -> None:
+    """Write a model as an MLflow model, for `mlflow models serve`."""
+    from gpt2 import serving
+
+    serving.package(model_dir, output, device_params(device, dtype))
+    command = shlex.join(["mlflow", "models", "serve", "-m", str(output), "--env-manager", "local"])
+    click.echo(f"wrote {output}. Now: {command}", err=True)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  gpt2 serve --model data/models/finetuned
+  gpt2 serve --model gpt2-medium --port 9000 --device cpu
+
+\b
+Ask it (instruction and input in place of prompt are put as in finetuning):
+  curl http://127.0.0.1:8000/invocations -H "Content-Type: application/json" -d \\
+    '{"dataframe_records": [{"prompt": "def numpy."}], "params": {"max_new_tokens": 20}}'
+"""
+)
+@model_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen at. Beyond this machine nothing guards the model.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: any that is free.")
+@device_options
+def serve(model_dir: Path, host: str, port: int, device: str, dtype: str) -> None:
+    """Answer over HTTP, as `mlflow models serve` does, until Ctrl-C.
+
+    POST /invocations takes records with a prompt, or with an instruction and perhaps an input, and
+    the params max_new_tokens, temperature, top_k, top_p and seed. GET /ping says that it is there.
+    """
+    from gpt2 import serving
+
+    serving.serve(
+        *(model_dir, host, port, device_params(device, dtype)),
+        lambda address: click.echo(f"{model_dir} answers at {address}/invocations"),
+    )
+
+
+def _parameter_file(name: str) -> Path:
+    """The file ``name``, or that of the profile of this name."""
+    profile = Path("profiles", f"{name}.yaml")
+    return profile if profile.is_file() and not Path(name).is_file() else Path(name)
+
+
+def _parameter_files(
+    ctx: click.Context, option: click.Parameter, names: Sequence[str]
+) -> Sequence[Path]:
+    return [_parameter_file(name) for name in names or ["params.yaml"]]
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  gpt2 validate
+  gpt2 validate gpt2-124m
+  gpt2 validate --no-estimates profiles/*.yaml
+"""
+)
+@click.argument("files", nargs=-1, metavar="[FILE or PROFILE]...", callback=_parameter_files)
+@click.option(
+    "--estimates/--no-estimates", default=True, help="Print what each stage is going to take."
+)
+def validate(files: Sequence[Path], estimates: bool) -> None:
+    """Check params.yaml, or other files, and estimate what a run takes.
+
+    All that is wrong in a file is told at once, before anything runs. The estimates, for each stage
+    parameters of the model, tokens, peak memory and time, are rough, and say what they rest on:
+    this machine is measured for a second or two.
+    """
+    from stages import schemas
+    from stages.plan import Plan
+
+    problems = []
+    for path in files:
+        try:
+            sections = schemas.read(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        click.echo(f"{path}: valid, profile {sections.profile}")
+        if estimates:
+            click.echo(_estimates(list(Plan(path, sections).estimates())))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  gpt2 doctor
+  gpt2 doctor --params gpt2-124m
+"""
+)
+@click.option(
+    "--params",
+    "path",
+    default="params.yaml",
+    callback=lambda ctx, option, name: _parameter_file(name),
+    help="File or profile that says what is needed.",
+)
+def doctor(path: Path) -> None:
+    """Check this machine: what works, what to do about the rest.
+
+    "absent" is what the profile does without. Ends with 1 if something that it needs does not work.
+    """
+    from gpt2 import doctor
+    from stages import schemas
+    from stages.plan import Plan
+
+    needs, error = None, ""
+    try:
+        needs = Plan(path, schemas.read(path), timed=False).needs()
+    except UserError as problem:
+        error = str(problem)
+    checks = doctor.examine(Path(), needs)
+    checks.append(
+        doctor.Check("parameters", needs is not None, str(path), f"Correct them: {error}")
+    )
+    click.echo(_table([(check.name, check.verdict, check.finding) for check in checks]))
+    bad = [check for check in checks if not check.works and check.remedy]
+    if bad:
+        click.echo("\nWhat to do:")
+    for check in sorted(bad, key=lambda check: not check.needed):
+        click.echo(f"- {check.name} ({check.verdict}): {check.remedy}")
+    if any(check.needed for check in bad):
+        sys.exit(1)
+
+
+def _estimates(rows: "Sequence[Estimate]") -> str:
+    from gpt2.report.formats import compact, duration, memory
+
+    heading = ("stage", "parameters", "tokens", "memory", "time", "based on")
+    cells = [
+        (
+            row.stage,
+            compact(row.parameters),
+            compact(row.tokens),
+            memory(row.memory and row.memory / 2**20),
+            duration(row.seconds),
+            row.basis,
+        )
+        for row in rows
+    ]
+    total = sum(row.seconds or 0 for row in rows)
+    left_out = [row.stage for row in rows if row.seconds is None]
+    return f"{_table([heading, *cells])}\nabout {duration(total)}, without {', '.join(left_out)}\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side, each as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _standard_input() -> str:

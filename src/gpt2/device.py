@@ -59,6 +59,7 @@ def choose_runtime(params: DeviceParams) -> Runtime:
         raise UserError(f"device: {name} is not available on this machine. Set device: auto")
     if name == "cpu":
         _keep_large_blocks()
+        _forget_kernels()
     dtype = getattr(torch, params.dtype) if params.dtype != "auto" else _native_dtype(name)
     return Runtime(torch.device(name), dtype)
 
@@ -82,6 +83,13 @@ def _keep_large_blocks() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
+
+
+def _forget_kernels() -> None:
+    # oneDNN and PyTorch each keep a kernel for every shape that they have met, and finetuning meets
+    # a new one at every step: 20 MiB a step, up to gigabytes. Both read these at their first use.
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "16")
 
 
 def peak_memory_mib(device: torch.device) -> float:

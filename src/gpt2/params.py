@@ -3,8 +3,10 @@
 The schema of a section stands beside its owner (a subclass of `Params`), not here.
 """
 
+from collections.abc import Hashable
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -53,11 +55,18 @@ def parse(schema: TypeForm[Section], values: object, where: str) -> Section:
         UserError: lists every problem with the path of its key.
     """
     try:
-        return TypeAdapter(schema).validate_python(values)
+        parsed: Section = _adapter(cast(Hashable, schema)).validate_python(values)
+        return parsed
     except ValidationError as error:
         problems = [_describe(where, problem) for problem in error.errors()]
         heading = [] if len(problems) == 1 else [f"{len(problems)} problems:"]
         raise UserError("\n  ".join([*heading, *problems])) from error
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    # Building one takes far longer than using it, and a file has many thousands of records.
+    return TypeAdapter(schema)
 
 
 def load(schema: TypeForm[Section], path: Path, section: str) -> Section:

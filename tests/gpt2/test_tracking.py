@@ -1,13 +1,14 @@
 import json
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,19 +17,22 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import gpt2
+from gpt2 import files
 from gpt2.errors import UserError
-from gpt2.tracking import EXPERIMENT, NullTracker, flatten, track
+from gpt2.tracking import NullTracker, flatten, track
+from gpt2.tracking.store import EXPERIMENT, pipeline_status
 
 PYTHONPATH = str(Path(gpt2.__file__).parents[1])
 STAGE = """
-import sys
+import sys, time
 from pathlib import Path
 from gpt2.tracking import track
-stage, root = sys.argv[1:]
-with track(stage, Path(root), {"shared": {"seed": 1}, stage: {"lr": 0.5}}) as tracker:
-    tracker.metrics({"loss": 1.5}, step=3)
-    tracker.metrics({"val_loss": 2.5})
+stage, root, code = sys.argv[1:]
+params = {"profile": "starter", "shared": {"seed": 1}, "one": {"lr": 5e-5}, "two": {"lr": 0.5}}
+with track(stage, Path(root), params, [stage], f"{stage}.lr") as tracker:
+    exec(code)
 """
+RESULTS = "tracker.metrics({'loss': 1.5}, step=3); tracker.metrics({'val_loss': 2.5})"
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +52,23 @@ def client_of(root: Path) -> MlflowClient:
 
 
 def runs_of(root: Path, stage: str | None = None) -> list[Run]:
-    """All runs of a store, the earliest first, or those of a stage."""
+    """All runs of a store, the earliest first, or those of a stage (``pipeline``: the parents)."""
     client = client_of(root)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
-    return [run for run in found if stage in (None, run.info.run_name)]
+    return [run for run in found if stage in (None, run.data.tags["stage"])]
 
 
 def parent_of(run: Run) -> str | None:
     parent: str | None = run.data.tags.get("mlflow.parentRunId")
     return parent
+
+
+def pipeline_of(root: Path, experiment: str) -> Run:
+    """The one parent run of an experiment."""
+    (run,) = (run for run in runs_of(root, "pipeline") if run.info.run_name == experiment)
+    return run
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -76,7 +86,8 @@ def test_what_was_logged_reads_back_equal(root: Path, tmp_path: Path) -> None:
     figure.subplots().plot([1, 2])
     extra = tmp_path / "extra.txt"
     extra.write_text("extra")
-    with track("pretrain", root, params) as tracker:
+    with track("pretrain", root, {"profile": "x", **params}, list(params)) as tracker:
+        tracker.tags({"device": "cpu"})
         for step, loss in enumerate(losses):
             tracker.metrics({"loss": loss}, step)
         tracker.metrics({"val_loss": 2.0})
@@ -90,6 +101,7 @@ def test_what_was_logged_reads_back_equal(root: Path, tmp_path: Path) -> None:
     client = client_of(root)
     assert run.info.status == "FINISHED"
     assert parent_of(run) is None
+    assert run.data.tags.items() >= {"device": "cpu", "profile": "x", "stage": "pretrain"}.items()
     assert run.data.params == {key: str(value) for key, value in flatten(params).items()}
     history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == list(enumerate(losses))
@@ -137,8 +149,8 @@ def test_stages_of_one_dvc_repro_stand_under_one_parent(tmp_path: Path) -> None:
     (tmp_path / "stage.py").write_text(STAGE)
     command = f"{sys.executable} stage.py"
     stages = {
-        "one": {"cmd": f"{command} one . && echo 1 > 1.txt", "outs": ["1.txt"]},
-        "two": {"cmd": f"{command} two . && echo 2 > 2.txt", "deps": ["1.txt"], "outs": ["2.txt"]},
+        "one": {"cmd": f'{command} one . "{RESULTS}" && echo 1 > 1.txt', "outs": ["1.txt"]},
+        "two": {"cmd": f'{command} two . "{RESULTS}"', "deps": ["1.txt"]},
     }
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     dvc = str(Path(sys.executable).with_name("dvc"))
@@ -147,66 +159,280 @@ def test_stages_of_one_dvc_repro_stand_under_one_parent(tmp_path: Path) -> None:
             [dvc, *arguments], cwd=tmp_path, env=environment(DVC_NO_ANALYTICS="1"), check=True
         )
 
-    (parent,) = (run for run in runs_of(tmp_path) if not parent_of(run))
+    (parent,) = runs_of(tmp_path, "pipeline")
     (one,) = runs_of(tmp_path, "one")
     (two,) = runs_of(tmp_path, "two")
     assert [parent_of(run) for run in (one, two)] == [parent.info.run_id] * 2
-    assert parent.info.run_name.startswith("dvc 20")
+    assert parent.info.run_name.startswith("starter · 20")
+    assert one.info.run_name == "one · lr=5e-5 · starter"
+    assert {run.data.tags["invocation"] for run in (parent, one, two)} == {"dvc repro --quiet"}
     assert parent.info.status == "FINISHED"
     assert parent.info.start_time <= one.info.start_time < two.info.start_time
     assert parent.info.end_time >= two.info.end_time
-    assert parent.data.metrics == {"one.val_loss": 2.5, "two.val_loss": 2.5}
-    assert parent.data.params == {"shared.seed": "1", "one.lr": "0.5", "two.lr": "0.5"}
+    assert parent.data.metrics == {"one/val_loss": 2.5, "two/val_loss": 2.5}
+    assert two.data.params == {"two.lr": "0.5"}
+    everything = {"profile": "starter", "shared.seed": "1", "one.lr": "5e-05", "two.lr": "0.5"}
+    assert parent.data.params == everything
 
 
-def test_two_stages_that_start_at_once_make_one_store_and_one_parent(tmp_path: Path) -> None:
+def test_four_stages_at_once_make_one_store_and_one_parent_and_lose_nothing(
+    tmp_path: Path,
+) -> None:
+    code = """
+for step in range(400):
+    tracker.metrics({"loss": step / 7, "lr": -step}, step)
+    if step % 80 == 0:
+        tracker.text("sample", f"samples/{step}.txt")
+tracker.metrics({"val_loss": 2.5})
+"""
+    names = ("one", "two", "shared", "profile")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", STAGE, stage, str(tmp_path)],
+            [sys.executable, "-c", STAGE, name, str(tmp_path), code],
             env=environment(DVC_EXP_NAME="spicy-llama"),
+            stderr=subprocess.PIPE,
         )
-        for stage in ("one", "two")
+        for name in names
     ]
-    assert [process.wait() for process in processes] == [0, 0]
-    (parent,) = runs_of(tmp_path, "spicy-llama")
-    (one,) = runs_of(tmp_path, "one")
-    (two,) = runs_of(tmp_path, "two")
-    assert [parent_of(run) for run in (one, two)] == [parent.info.run_id] * 2
-    assert parent.data.metrics == {"one.val_loss": 2.5, "two.val_loss": 2.5}
+    assert [process.communicate()[1] for process in processes] == [b""] * 4
+    parent = pipeline_of(tmp_path, "starter · spicy-llama")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {f"{name}/val_loss": 2.5 for name in names}
+    client = client_of(tmp_path)
+    for name in names:
+        (run,) = runs_of(tmp_path, name)
+        assert parent_of(run) == parent.info.run_id
+        losses = client.get_metric_history(run.info.run_id, "loss")
+        points = sorted((point.step, point.value) for point in losses)
+        assert points == [(step, step / 7) for step in range(400)]
+        assert len(client.get_metric_history(run.info.run_id, "lr")) == 400
+        assert len(client.list_artifacts(run.info.run_id, "samples")) == 5
 
 
 def test_an_experiment_of_dvc_is_one_parent_with_its_name(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DVC_EXP_NAME", "spicy-llama")
+    monkeypatch.setenv("DVC_EXP_NAME", "salty-llama")
     for revision in ("abc", "def"):
         monkeypatch.setenv("DVC_EXP_BASELINE_REV", revision)
         for stage in ("first", "second"):
             with track(stage, root, {"lr": revision}) as tracker:
                 tracker.metrics({"loss": 1.0})
-    parents = runs_of(root, "spicy-llama")
+    parents = [run for run in runs_of(root, "pipeline") if run.info.run_name == "salty-llama"]
     assert [parent.data.params for parent in parents] == [{"lr": "abc"}, {"lr": "def"}]
     expected = [parent.info.run_id for parent in parents]
     assert [parent_of(run) for run in runs_of(root, "first")] == expected
     assert [parent_of(run) for run in runs_of(root, "second")] == expected
 
 
-def test_a_stage_with_nothing_to_send_yet_does_not_wait_for_mlflow(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from gpt2.tracking import MlflowTracker\n"
-        "tracker = MlflowTracker('pretrain', 'sqlite:///mlflow.db', Path())\n"
-        "tracker.params({'lr': 1}); tracker.metrics({'loss': 1.0}, 1)\n"
-        "print('mlflow' in sys.modules)"
+def test_results_of_restored_stages_reach_the_parent_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "sweet-llama")
+    with track("third", root, {"a": 1}) as tracker:
+        tracker.metrics({"val_loss": 3.0})
+        tracker.restored({"download": {"documents": 10.0}})
+    with track("fourth", root, {"a": 1}) as tracker:
+        tracker.metrics({"val_loss": 2.0})
+        tracker.restored({"download": {"documents": 10.0}, "third": {"val_loss": 3.0}})
+    parent = pipeline_of(root, "sweet-llama")
+    results = {"download/documents": 10.0, "third/val_loss": 3.0, "fourth/val_loss": 2.0}
+    assert parent.data.metrics == results
+    client = client_of(root)
+    assert all(len(client.get_metric_history(parent.info.run_id, key)) == 1 for key in results)
+
+
+def test_a_pipeline_failed_if_a_stage_did_until_that_stage_does_well(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "sour-llama")
+    with pytest.raises(RuntimeError), track("early", root, {"a": 1}) as tracker:
+        tracker.metrics({"loss": 1.0})
+        raise RuntimeError("disk full")
+    with track("late", root, {"a": 1}) as tracker:
+        tracker.metrics({"loss": 1.0})
+    assert pipeline_of(root, "sour-llama").info.status == "FAILED"
+    with track("early", root, {"a": 1}) as tracker:
+        tracker.metrics({"loss": 1.0})
+    assert pipeline_of(root, "sour-llama").info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("stages", "status"),
+    [
+        (["FINISHED", "FINISHED"], "FINISHED"),
+        (["FINISHED", "KILLED"], "KILLED"),
+        (["KILLED", "FAILED"], "FAILED"),
+        (["FAILED", "RUNNING"], "RUNNING"),
+    ],
+)
+def test_the_status_of_a_pipeline(stages: Sequence[str], status: str) -> None:
+    assert pipeline_status(stages) == status
+
+
+def test_a_killed_run_is_gone_on_with_or_closed_by_the_next_start(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(stage: str, code: str) -> None:
+        """Kill a stage with -9 when all that it told has reached the store."""
+        reached = set(root.glob("mlruns/*/artifacts/last.txt"))
+        code += "\ntracker.text('', 'last.txt'); time.sleep(60)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", STAGE, stage, str(root), code],
+            env=environment(DVC_EXP_NAME="old-llama"),
+        )
+        while set(root.glob("mlruns/*/artifacts/last.txt")) == reached:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+
+    kill("shared", "tracker.metrics({'loss': 1.0}, 0)")
+    kill(
+        "one",
+        f"tracker.begin(Path({str(tmp_path)!r}))\n"
+        "for step in range(50): tracker.metrics({'loss': step}, step)",
     )
+    (shared,), (one,) = runs_of(root, "shared"), runs_of(root, "one")
+    assert (shared.info.status, one.info.status) == ("FAILED", "RUNNING")
+
+    monkeypatch.setenv("DVC_EXP_NAME", "new-llama")
+    with track("one", root, {"a": 1}) as tracker:
+        tracker.begin(tmp_path)
+        for step in range(20, 80):
+            tracker.metrics({"loss": step, "lr": step}, step)
+        tracker.metrics({"val_loss": 2.0})
+    (again,) = runs_of(root, "one")
+    assert again.info.run_id == one.info.run_id
+    assert again.info.status == "FINISHED"
+    client = client_of(root)
+    losses = client.get_metric_history(one.info.run_id, "loss")
+    assert sorted((point.step, point.value) for point in losses) == [(i, i) for i in range(80)]
+    assert len(client.get_metric_history(one.info.run_id, "lr")) == 60
+    old, new = pipeline_of(root, "starter · old-llama"), pipeline_of(root, "new-llama")
+    assert parent_of(again) == new.info.run_id
+    assert (old.info.status, new.info.status) == ("FAILED", "FINISHED")
+
+    # It has come to its end: the same work done again is another run.
+    with track("one", root, {"a": 1}) as tracker:
+        tracker.begin(tmp_path)
+    assert len(runs_of(root, "one")) == 2
+
+
+def test_input_that_is_refused_does_not_wait_for_mlflow(tmp_path: Path) -> None:
+    code = "from gpt2.errors import UserError; raise UserError('bad')"
     process = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
+        [sys.executable, "-X", "importtime", "-c", STAGE, "one", str(tmp_path), code],
         env=environment(),
         capture_output=True,
         text=True,
-        check=True,
     )
-    assert process.stdout == "False\n"
+    assert process.returncode == 1
+    assert "gpt2.tracking" in process.stderr
+    assert "mlflow" not in process.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def model_directory(path: Path, text: str) -> Path:
+    with files.new_directory(path) as new:
+        (new / "model.safetensors").write_text(text)
+    return path
+
+
+def log_all_kinds(root: Path, directory: Path, loss: float) -> None:
+    with track(
+        "finetune", root, {"profile": "x", "finetune": {"lr": 1.0}}, ["finetune"]
+    ) as tracker:
+        tracker.dataset(
+            "tokens/train", digest="a" * 64, source=Path("data/tokens"), context="training", rows=3
+        )
+        tracker.metrics({"val_loss": loss, "perplexity": 9.0})
+        tracker.model(model_directory(directory, str(loss)), best_by="val_loss")
+
+
+def assert_all_kinds(client: MlflowClient, directory: Path, losses: Sequence[float]) -> None:
+    """Datasets, models, and a registered model whose best version has the lowest of ``losses``."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    query = "tags.stage = 'finetune'"
+    found = client.search_runs([experiment.experiment_id], query, order_by=["start_time"])
+    runs = [client.get_run(run.info.run_id) for run in found]
+    (given,) = runs[0].inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.profile) == ("tokens/train", '{"rows": 3}')
+    assert json.loads(given.dataset.source) == {"uri": "data/tokens", "digest": "a" * 64}
+    assert [tag.value for tag in given.tags] == ["training"]
+
+    name = "gpt2-from-scratch-finetune-x"
+    best = client.get_model_version_by_alias(name, "best")
+    assert float(best.tags["val_loss"]) == min(losses)
+    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: v.version)
+    assert [float(version.tags["val_loss"]) for version in versions] == losses
+    for run, version, loss in zip(runs, versions, losses, strict=True):
+        (output,) = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert version.run_id == model.source_run_id == run.info.run_id
+        assert {metric.key: metric.value for metric in model.metrics} == run.data.metrics
+        assert run.data.metrics == {"val_loss": loss, "perplexity": 9.0}
+        assert model.params == {"finetune.lr": "1.0"}
+        assert model.tags["directory"] == directory.as_posix()
+        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 1
+    assert model.tags["digest"] == files.digest(directory)
+
+
+def test_models_point_at_their_directory_and_the_best_one_is_known(
+    root: Path, tmp_path: Path
+) -> None:
+    losses = [2.0, 1.0, 3.0]
+    for loss in losses:
+        log_all_kinds(root, tmp_path / "finetuned", loss)
+    assert_all_kinds(client_of(root), tmp_path / "finetuned", losses)
+
+
+def test_a_server_is_told_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)),
+            *("--backend-store-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"),
+            *("--artifacts-destination", str(tmp_path / "artifacts")),
+        ],
+        env=environment(
+            MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"
+        ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        losses = [2.0, 1.0]
+        for loss in losses:
+            log_all_kinds(tmp_path, tmp_path / "finetuned", loss)
+        assert not [record for record in caplog.records if record.name == "gpt2.tracking"]
+        assert_all_kinds(MlflowClient(uri), tmp_path / "finetuned", losses)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_the_machine_is_watched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    with track("watched", root, {"a": 1}) as tracker:
+        tracker.begin()
+        time.sleep(1)
+    (run,) = runs_of(root, "watched")
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 0
+    assert 0 <= run.data.metrics["system/cpu_utilization_percentage"] <= 100
 
 
 def test_off_tracks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +511,23 @@ def test_database_that_somebody_locks(tmp_path: Path, caplog: pytest.LogCaptureF
     database.execute("BEGIN EXCLUSIVE")
     assert_training_survives(tmp_path, caplog)
     database.close()
+
+
+def test_database_that_somebody_locks_in_mid_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "gpt2"), track("pretrain", tmp_path, {}) as tracker:
+        tracker.text("sample", "sample.txt")
+        while not list(tmp_path.glob("mlruns/*/artifacts/sample.txt")):
+            time.sleep(0.05)
+        database = sqlite3.connect(tmp_path / "mlflow.db")
+        database.execute("BEGIN EXCLUSIVE")
+        tracker.metrics({"loss": 1.0}, 1)
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 6
+    database.close()
+    (record,) = (record for record in caplog.records if record.name == "gpt2.tracking")
+    assert record.getMessage().startswith("tracking is off: the store does not answer")
 
 
 def test_database_that_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -72,17 +72,38 @@ def test_numbers_reach_the_store_at_the_root_not_in_the_copy(place: Path, tmp_pa
 
     root = tmp_path / "root"
     root.mkdir()
+    (place / "params.yaml").write_text("profile: tiny\nfinetune: {lr: 0.5}\njudge: {seed: 1}\n")
+    (place / "metrics").mkdir()
+    for module in ("pretrain", "download_gpt2_weights", "report"):
+        (place / "metrics" / f"{module}.json").write_text('{"loss": 2.5, "size": "none"}')
+    (place / "metrics" / "finetune.json").write_text("half a fi")
     body = "run.metrics({'mean': 0.25, 'trusted': True, 'by': {'name': 3, 'judge': 'x'}})"
-    process = start(place, body, DVC_ROOT=str(root), MLFLOW_TRACKING_URI="")
+    settings = {"DVC_ROOT": str(root), "DVC_EXP_NAME": "spicy-llama", "MLFLOW_TRACKING_URI": ""}
+    process = start(place, body, **settings)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, ""), out
+
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
-    assert run.data.params == {"finetune.lr": "0.5"}
-    metrics = run.data.metrics
+    runs = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    stage, pipeline = sorted(runs, key=lambda run: run.data.tags["stage"])
+    assert stage.info.run_name == "llama3-eval · tiny"
+    assert stage.data.params == {"finetune.lr": "0.5"}
+    metrics = stage.data.metrics
     assert metrics.pop("wall_seconds") >= 0
     assert metrics == {"mean": 0.25, "trusted": 1.0, "by.name": 3.0}
+    artifacts = client.list_artifacts(stage.info.run_id)
+    assert [artifact.path for artifact in artifacts] == ["llama3_eval.json"]
     assert not (place / "mlflow.db").exists()
+
+    assert pipeline.info.run_name == "tiny · spicy-llama"
+    assert pipeline.data.params == {"profile": "tiny", "finetune.lr": "0.5", "judge.seed": "1"}
+    # Those of the stages before it too, which DVC may have restored; later ones may be stale.
+    whole = pipeline.data.metrics
+    assert {key: whole[key] for key in whole if not key.startswith("llama3-eval")} == {
+        "pretrain/loss": 2.5,
+        "download-gpt2-weights/loss": 2.5,
+    }
+    assert whole["llama3-eval/mean"] == 0.25
 
 
 @pytest.mark.parametrize(

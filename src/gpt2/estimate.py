@@ -1,0 +1,162 @@
+"""What training takes, before anything runs: parameters, arithmetic, memory and time.
+
+Arithmetic is counted as in Chowdhery et al. (2022), appendix B. All of it is "about": memory came
+within a tenth where it was measured; time depends on what else the machine does.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gpt2.device import Runtime
+from gpt2.generation import SamplingParams, generate
+from gpt2.loss import CHUNK_BYTES
+from gpt2.model import GPT2, GPT2Config
+from gpt2.trainer import TrainParams
+
+EFFICIENCY = 0.6
+"""What a training step reaches of the rate of one large matrix product. Measured on two cores with
+bfloat16 and about 400 GFLOP/s: 4 layers of 256 with Muon 6,500 tokens/s (0.61), GPT-2 124M at 1,024
+tokens 300 tokens/s (0.64)."""
+FORWARD = 1 / 3
+"""Of the arithmetic of training: an evaluation has no gradients, which cost twice as much."""
+PROCESS = 430 * 2**20
+"""Bytes of Python, torch and what it loads at the first step; a GPU's memory has none of it."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a stage trains on."""
+
+    steps: int
+    tokens: float
+    """In all steps."""
+    rows: int
+    """Sequences in memory at once."""
+    length: int
+    """Tokens of the longest."""
+    counted: float = 1.0
+    """Part of the tokens whose successor is learned: only they pass the output layer."""
+    evaluated: float = 0.0
+    """Tokens read for the validation loss, in all evaluations."""
+
+
+def parameters(config: GPT2Config) -> int:
+    """Numbers that are learned: embeddings, blocks, and the last norm."""
+    C = config.n_embd
+    return (config.vocab_size + config.context_length) * C + config.n_layer * _block(C) + 2 * C
+
+
+def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) -> float:
+    """Floating-point operations of a stage's training, evaluations included."""
+    C, L = config.n_embd, config.n_layer
+    mean_length = min(batches.length, batches.tokens / batches.steps / params.batch_size)
+    blocks = 6 * 12 * L * C**2 + 12 * L * C * mean_length  # of a token: the products, and attention
+    output = 6 * config.vocab_size * C * batches.counted
+    # Forward once more, but for a block's last product: its result is not asked for.
+    again = 2 * 8 * L * C**2 + 4 * L * C * mean_length if params.activation_checkpointing else 0
+    # Newton-Schulz, 5 times 4m²n + 2m³ for a matrix of m times n: 280 C³ for the four of a block.
+    updates = 280 * L * C**3 * batches.steps if params.optimizer == "muon" else 0
+    evaluated = batches.evaluated * (blocks + output) * FORWARD
+    return batches.tokens * (blocks + output + again) + evaluated + updates
+
+
+def training_memory(
+    config: GPT2Config,
+    params: TrainParams,
+    batches: Batches,
+    runtime: Runtime,
+    keep_best: bool = False,
+) -> float:
+    """Peak bytes while training: of the GPU, or of the process.
+
+    ``keep_best``: the best weights so far are kept beside the last ones.
+    """
+    C, L, N = config.n_embd, config.n_layer, parameters(config)
+    half = runtime.dtype != torch.float32
+    matrices = 12 * C**2 * L
+    tokens = batches.rows * batches.length
+    by_muon = matrices if params.optimizer == "muon" else 0
+    weights = 4 * N + 4 * N + (4 * N if keep_best else 0)  # with their gradients
+    optimizer = 8 * N - 4 * by_muon  # two moments; Muon has one
+    copies = 2 * (matrices + config.vocab_size * C) if half else 0
+    # Kept for the gradient, bytes a channel and token: two inputs of norms in float32, and in the
+    # format of the products the inputs of six of them (one is three, two are four times as wide).
+    a_block = tokens * C * (36 if half else 64)
+    if config.dropout:
+        a_block += tokens * C * 2
+        if runtime.device.type == "cpu":  # attention with dropout keeps its scores there
+            a_block += tokens * batches.length * config.n_head * 12
+    kept = tokens * C * 4 * L + a_block if params.activation_checkpointing else L * a_block
+    chunk = min(tokens * batches.counted, CHUNK_BYTES / 4 / config.vocab_size)
+    output = 8 * config.vocab_size * (chunk + C)  # logits and their gradients, and the embedding's
+    return weights + optimizer + copies + kept + output + _process(runtime)
+
+
+def generation_memory(config: GPT2Config, rows: int, places: int, runtime: Runtime) -> float:
+    """Peak bytes while ``rows`` texts of ``places`` tokens at most are written side by side."""
+    size = runtime.dtype.itemsize
+    copies = size * parameters(config) if runtime.dtype != torch.float32 else 0
+    cache = 2 * rows * places * config.n_layer * config.n_embd * size
+    logits = rows * config.vocab_size * 8
+    return 4 * parameters(config) + copies + cache + logits + _process(runtime)
+
+
+def training_seconds(flops: float, rate: float) -> float:
+    """``flops`` at the ``rate`` of a large matrix product, in FLOP/s."""
+    return flops / (rate * EFFICIENCY)
+
+
+def measured_rate(runtime: Runtime, width: int, rows: int = 2048, seconds: float = 0.2) -> float:
+    """FLOP/s of a block's largest product on this machine, now: ``rows`` tokens, C = ``width``."""
+    left = torch.randn(rows, width, device=runtime.device, dtype=runtime.dtype)
+    right = torch.randn(width, 4 * width, device=runtime.device, dtype=runtime.dtype)
+    best = _seconds(lambda: left @ right, runtime)
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        best = min(best, _seconds(lambda: left @ right, runtime))
+    return 2 * rows * width * 4 * width / best
+
+
+def measured_token_seconds(config: GPT2Config, rows: int, runtime: Runtime) -> float:
+    """Seconds to add one token to each of ``rows`` texts, measured with one layer and three."""
+    one, three = (_decoding(config, layers, rows, runtime) for layers in (1, 3))
+    return one + (config.n_layer - 1) * max(0.0, three - one) / 2
+
+
+def _decoding(config: GPT2Config, layers: int, rows: int, runtime: Runtime) -> float:
+    with torch.device("meta"):
+        model = GPT2(config.model_copy(update={"n_layer": layers}))
+    model.to_empty(device=runtime.device)
+    for parameter in model.parameters():
+        parameter.detach().zero_()
+    nothing = config.vocab_size  # no token ends a text
+
+    def write(tokens: int) -> float:
+        sampling = SamplingParams(max_new_tokens=tokens)
+        texts = [[0]] * rows
+        return _seconds(lambda: generate(model, texts, sampling, nothing, runtime, rows), runtime)
+
+    write(1)
+    one, six = (min(write(tokens) for _ in range(3)) for tokens in (1, 6))
+    return max(0.0, six - one) / 5
+
+
+def _block(C: int) -> int:
+    """Two norms, and the four matrices with their biases."""
+    return 12 * C**2 + 13 * C
+
+
+def _seconds(action: Callable[[], object], runtime: Runtime) -> float:
+    """How long ``action`` takes until the device is done with it."""
+    started = time.perf_counter()
+    action()
+    if runtime.device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - started
+
+
+def _process(runtime: Runtime) -> int:
+    return PROCESS if runtime.device.type == "cpu" else 0

@@ -1,0 +1,142 @@
+"""Estimates against the model itself: its parameters, its counted arithmetic, its real memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from gpt2 import estimate
+from gpt2.batch import Batch
+from gpt2.device import Runtime
+from gpt2.estimate import Batches
+from gpt2.model import GPT2, GPT2Config
+from gpt2.optim import make_optimizers
+from gpt2.sources.hub import RELEASES
+from gpt2.trainer import TrainParams, checkpoint_activations, loss_sum
+from scripts.deps import ROOT
+
+CPU = torch.device("cpu")
+FLOAT32, BFLOAT16 = Runtime(CPU, torch.float32), Runtime(CPU, torch.bfloat16)
+SMALL = GPT2Config(context_length=64, n_layer=2, n_head=2, n_embd=32, vocab_size=300)
+
+
+def params(**values: object) -> TrainParams:
+    return TrainParams(**{"batch_size": 4, "lr": 1e-3, **values})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        GPT2Config(context_length=256, n_layer=4, n_head=4, n_embd=256, vocab_size=4096),
+        GPT2Config(context_length=8, n_layer=1, n_head=1, n_embd=1, vocab_size=301),
+    ],
+)
+def test_parameters_are_those_of_the_model(config: GPT2Config) -> None:
+    with torch.device("meta"):
+        model = GPT2(config)
+    assert estimate.parameters(config) == sum(t.numel() for t in model.parameters())
+
+
+def test_parameters_are_those_of_the_releases() -> None:
+    for release in RELEASES.values():
+        shape = {key: getattr(release, key) for key in ("n_layer", "n_head", "n_embd")}
+        config = GPT2Config(context_length=1024, vocab_size=50_257, **shape)
+        assert estimate.parameters(config) == release.parameters
+
+
+@pytest.mark.parametrize(
+    ("again", "optimizer"), [(False, "adamw"), (True, "adamw"), (False, "muon")]
+)
+def test_arithmetic_is_what_torch_counts(again: bool, optimizer: str) -> None:
+    settings = params(activation_checkpointing=again, optimizer=optimizer)
+    model = GPT2(SMALL)
+    if again:
+        checkpoint_activations(model)
+    optimizers = make_optimizers(model, settings)
+    ids = torch.randint(300, (4, 64))
+    # The counter does not know the fused attention of a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss_sum(model, Batch(ids, ids)).backward()
+        for one in optimizers:
+            one.step()
+    batches = Batches(steps=1, tokens=256, rows=4, length=64)
+    expected = counter.get_total_flops()
+    assert estimate.training_flops(SMALL, settings, batches) == pytest.approx(expected, rel=0.01)
+
+
+def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
+    whole = Batches(steps=10, tokens=2560, rows=4, length=64)
+    read = Batches(steps=10, tokens=2560, rows=4, length=64, evaluated=2560)
+    flops = estimate.training_flops(SMALL, params(), whole)
+    assert estimate.training_flops(SMALL, params(), read) == pytest.approx(flops * 4 / 3)
+    few = Batches(steps=10, tokens=2560, rows=4, length=64, counted=0.25)
+    saved = 6 * 300 * 32 * 2560 * 0.75
+    assert flops - estimate.training_flops(SMALL, params(), few) == pytest.approx(saved)
+
+
+TRAINED = """
+import json, resource, sys, torch
+from gpt2.batch import Batch
+from gpt2.device import DeviceParams, choose_runtime
+from gpt2.model import GPT2, GPT2Config
+from gpt2.optim import make_optimizers
+from gpt2.trainer import TrainParams, checkpoint_activations, loss_sum, train_step
+
+config, settings = GPT2Config(**json.loads(sys.argv[1])), TrainParams(**json.loads(sys.argv[2]))
+runtime, model = choose_runtime(settings), GPT2(config).train()
+if settings.activation_checkpointing:
+    checkpoint_activations(model)
+optimizers = make_optimizers(model, settings)
+scaler = torch.amp.GradScaler("cpu", enabled=False)
+for step in range(2):
+    ids = torch.randint(config.vocab_size, (settings.batch_size, config.context_length))
+    train_step(loss_sum, model, [Batch(ids, ids)], optimizers, scaler, runtime, settings, step)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ({"dropout": 0.1, "n_head": 8}, {"dtype": "bfloat16", "optimizer": "muon"}),
+        ({"vocab_size": 20_000}, {"dtype": "float32", "activation_checkpointing": True}),
+    ],
+)
+def test_memory_is_about_what_a_process_takes(
+    shape: dict[str, int], settings: dict[str, object]
+) -> None:
+    shape = {"n_layer": 6, "n_head": 4, "n_embd": 256, "vocab_size": 2000, **shape}
+    shape["context_length"] = 256
+    settings = {"batch_size": 8, "lr": 1e-3, "device": "cpu", **settings}
+    process = subprocess.run(
+        [sys.executable, "-c", TRAINED, json.dumps(shape), json.dumps(settings)],
+        cwd=ROOT / "src",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runtime = FLOAT32 if settings["dtype"] == "float32" else BFLOAT16
+    batches = Batches(steps=2, tokens=2 * 8 * 256, rows=8, length=256)
+    foretold = estimate.training_memory(
+        GPT2Config(**shape), TrainParams(**settings), batches, runtime
+    )
+    assert foretold == pytest.approx(int(process.stdout), rel=0.25)
+
+
+def test_what_is_measured_is_of_this_machine() -> None:
+    rate = estimate.measured_rate(FLOAT32, 32, rows=64, seconds=0.02)
+    assert 1e7 < rate < 1e15
+    assert estimate.training_seconds(6e9, 1e10) == pytest.approx(1.0)
+    assert estimate.measured_token_seconds(SMALL, 2, FLOAT32) < 60
+
+
+def test_generation_holds_the_weights_and_the_cache() -> None:
+    few = estimate.generation_memory(SMALL, 1, 64, FLOAT32)
+    many = estimate.generation_memory(SMALL, 101, 64, FLOAT32)
+    assert few > 4 * estimate.parameters(SMALL) + estimate.PROCESS
+    assert many - few == 100 * (2 * 64 * 2 * 32 * 4 + 300 * 8)
