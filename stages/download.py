@@ -31,7 +31,7 @@ from gpt2.sources.package_instructions import (
 from gpt2.sources.records import Document, InstructionRecord, Split, sample
 from gpt2.sources.web_files import UrlCorpus, UrlInstructions
 from gpt2.tokenizer import Gpt2TokenizerParams, TokenizerParams
-from stages.running import running
+from stages.running import EXAMPLES, running
 
 OwnCorpus = FileCorpus | UrlCorpus | HuggingfaceCorpus
 OwnInstructions = FileInstructions | UrlInstructions | HuggingfaceInstructions
@@ -59,7 +59,7 @@ class Corpus(NamedTuple):
     facts: dict[str, Any]
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("download"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--corpus-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--instructions-file", type=click.Path(path_type=Path), required=True)

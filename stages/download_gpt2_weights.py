@@ -18,7 +18,7 @@ from gpt2.sources import gpt2_tokenizer, hub
 from gpt2.sources.checks import Sha256, check_sha256
 from gpt2.sources.hub import CONFIG, RELEASES, WEIGHTS
 from gpt2.tokenizer import Tokenizer
-from stages.running import running
+from stages.running import EXAMPLES, running
 
 DOWNLOADS = Path(".cache", "downloads")
 """Below the repository's root: unfinished downloads."""
@@ -71,7 +71,7 @@ class Gpt2WeightsParams(Params):
         return self
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("download-gpt2-weights"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--model-dir", type=click.Path(path_type=Path), required=True)
 def main(params_path: Path, model_dir: Path) -> None:

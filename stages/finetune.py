@@ -26,7 +26,7 @@ from gpt2.params import Fraction, Positive
 from gpt2.sources.records import InstructionRecord, sample
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
-from stages.running import running
+from stages.running import EXAMPLES, running
 from stages.training import report
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class FinetuneParams(TrainParams, InstructionParams):
     """How it answers them."""
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("finetune"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--instructions-file", type=click.Path(path_type=Path), required=True)
 @click.option("--base-model-dir", type=click.Path(path_type=Path), required=True)

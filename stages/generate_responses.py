@@ -18,7 +18,7 @@ from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import InstructionRecord, sample
 from gpt2.text_metrics import most_frequent, score
 from gpt2.tokenizer import Tokenizer
-from stages.running import running
+from stages.running import EXAMPLES, running
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ class GenerateResponsesParams(SamplingParams, DeviceParams):
     """Records answered side by side."""
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("generate-responses"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--instructions-file", type=click.Path(path_type=Path), required=True)
 @click.option("--finetuned-model-dir", type=click.Path(path_type=Path), required=True)

@@ -21,7 +21,7 @@ from gpt2.judge.summary import histogram_rows, in_words, summarise
 from gpt2.judge.tasks import VARIANTS, Response, Task, make_tasks
 from gpt2.params import parse
 from gpt2.progress import Progress
-from stages.running import running
+from stages.running import EXAMPLES, running
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HISTOGRAM = Path("plots/llama3_eval_scores.csv")
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("llama3-eval"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--responses-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--judge-dir", type=click.Path(path_type=Path), required=True)

@@ -14,7 +14,7 @@ from gpt2.params import Positive
 from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import Evaluation, TrainParams, fit
-from stages.running import running
+from stages.running import EXAMPLES, running
 from stages.training import micro_batches, report
 
 
@@ -30,7 +30,7 @@ class PretrainParams(TrainParams):
     """How it continues them."""
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("pretrain"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--tokens-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--tokenizer-dir", type=click.Path(path_type=Path), required=True)

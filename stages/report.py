@@ -14,12 +14,12 @@ from gpt2.report.machine import this_machine
 from gpt2.report.page import render
 from gpt2.report.snapshots import Snapshot, previous, results_digest, save
 from gpt2.tracking.context import flatten
-from stages.running import METRICS, STAGES, running
+from stages.running import EXAMPLES, METRICS, STAGES, running
 
 PLOTS = Path("plots")
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("report"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--responses-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--judgements-dir", type=click.Path(path_type=Path), required=True)

@@ -44,6 +44,12 @@ HIGHLIGHTS = {
     "llama3-eval": "judge.backend",
 }
 """The parameter that matters most to a stage: it stands in the name of its runs."""
+EXAMPLES = """\b
+Examples:
+  dvc repro {0}          # run it if something it depends on has changed
+  dvc repro -s -f {0}    # run it alone, in any case
+"""
+"""The end of a stage's help; {0} is its name in dvc.yaml, which has the whole command."""
 RUNS = Path("data", "runs")
 METRICS = Path("metrics")
 

@@ -16,7 +16,7 @@ from gpt2.errors import UserError
 from gpt2.params import NonNegative, Params, Positive
 from gpt2.shards import write_shards
 from gpt2.tokenizer import BpeTokenizerParams, Tokenizer, TokenizerParams, train_bpe
-from stages.running import running
+from stages.running import EXAMPLES, running
 
 FEW_DOCUMENTS = 100
 
@@ -42,7 +42,7 @@ class Document(BaseModel):
     text: str
 
 
-@click.command()
+@click.command(epilog=EXAMPLES.format("tokenize"))
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--corpus-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--raw-tokenizer-dir", type=click.Path(path_type=Path), required=True)

@@ -4,15 +4,19 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import gpt2
+from stages.running import STAGES
 
 REPOSITORY = Path(gpt2.__file__).parents[2]
 STAGE = """
 import logging, time, sys
+from importlib import import_module
 from pathlib import Path
 import stages
 from gpt2.errors import UserError
@@ -169,3 +173,11 @@ def test_experiments_in_copies_run_side_by_side(tmp_path: Path) -> None:
         process.terminate()
         process.communicate()
         assert process.returncode == 143
+
+
+@pytest.mark.parametrize("module", STAGES)
+def test_the_help_of_a_stage_has_examples_with_its_own_name(module: str) -> None:
+    command = import_module(f"stages.{module}").main
+    result = CliRunner().invoke(command, ["--help"])
+    assert result.exit_code == 0
+    assert f"  dvc repro {module.replace('_', '-')} " in result.output
