@@ -2,7 +2,7 @@
 # Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt &&
 #   pip install --no-deps --no-build-isolation -e . && dvc repro
 .POSIX:
-.PHONY: help run test ui profile lock
+.PHONY: help run test ui sweep profile lock
 
 PYTHON = python3
 PORT = 5000
@@ -26,6 +26,9 @@ ui: .venv/run ## show the runs in a browser (PORT=5000)
 	@echo 'all runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning'
 	@. .venv/bin/activate && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+sweep: .venv/run ## try a grid of parameters (S="finetune.lr=0.001,0.002 finetune.epochs=1,2")
+	@. .venv/bin/activate && python -m scripts.sweep $(S)
 
 profile: ## put a profile in place of params.yaml (P=name)
 	@test -f 'profiles/$(P).yaml' || { \

@@ -51,6 +51,8 @@ Examples:
 """
 """The end of a stage's help; {0} is its name in dvc.yaml, which has the whole command."""
 RUNS = Path("data", "runs")
+SPEED = RUNS / "speed"
+"""Beside the metrics, in the copy of the repository that an experiment may run in."""
 METRICS = Path("metrics")
 
 
@@ -84,7 +86,7 @@ class Run:
         name = f"{_module(self.stage)}.json"
         speed = {**(speed or {}), "wall_seconds": round(time.monotonic() - self.started, 1)}
         write_json(METRICS / name, values)
-        write_json(self.runs / "speed" / name, speed)
+        write_json(SPEED / name, speed)
         self.tracker.metrics(_numbers({**values, **speed}))
         self.tracker.artifact(METRICS / name)
 

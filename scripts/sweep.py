@@ -1,0 +1,190 @@
+"""A grid of experiments, from one command to a ranked table:
+
+``python -m scripts.sweep finetune.lr=0.001,0.002 finetune.epochs=1,2``
+
+DVC makes the grid and runs it from its queue, in copies of the repository (`dvc exp run --queue`).
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt2.report.comparison import LOWER_IS_BETTER
+from gpt2.tracking.context import flatten
+
+WAITING = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the repository's experiments, as `dvc exp show` knows it."""
+
+    name: str
+    state: str
+    """``failed``, ``queued``, ``running``; anything else: it has results."""
+    params: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    """By ``<stage>/<metric>``, as in MLflow. One that failed has those of its commit."""
+
+
+def read(entry: Mapping[str, Any]) -> Experiment:
+    """An experiment, or the workspace, from the JSON of ``dvc exp show``."""
+    revision = entry["revs"][0] if "revs" in entry else entry
+    data = revision["data"] or {}
+    metrics = {
+        f"{Path(file).stem.replace('_', '-')}/{key}": value
+        for file, content in (data.get("metrics") or {}).items()
+        for key, value in flatten(content.get("data") or {}).items()
+    }
+    params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
+    state = (entry.get("executor") or {}).get("state") or ""
+    return Experiment(str(entry["name"]), state, flatten(params), metrics)
+
+
+def of_sweep(experiments: Sequence[Experiment], name: str) -> list[Experiment]:
+    """Those that DVC made for the sweep ``name`` (``name-1``, ``name-2``, ...), in their order."""
+    numbered = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
+    found = [(match, e) for e in experiments if (match := numbered.fullmatch(e.name))]
+    return [e for _, e in sorted(found, key=lambda pair: int(pair[0][1] or 0))]
+
+
+def ranked(experiments: Sequence[Experiment], metric: str, highest: bool) -> list[Experiment]:
+    """Those with a result, the best first; what is not a number comes last."""
+
+    def rank(experiment: Experiment) -> tuple[bool, float]:
+        value = float(experiment.metrics[metric])
+        return math.isnan(value), -value if highest else value
+
+    done = [e for e in experiments if e.state not in ("failed", *WAITING)]
+    return sorted((e for e in done if is_number(e.metrics.get(metric))), key=rank)
+
+
+def report(
+    experiments: Sequence[Experiment], workspace: Experiment, metric: str, highest: bool
+) -> Iterator[str]:
+    """The ranked table, with the parameters that differ; below it what has no place there."""
+    first, together = experiments[0], [*experiments, workspace]
+    keys = [key for key in first.params if len({repr(e.params.get(key)) for e in together}) > 1]
+    best = ranked(experiments, metric, highest)
+    rows = [
+        [str(place), e.name, *(str(e.params.get(key)) for key in keys), f"{e.metrics[metric]:.6g}"]
+        for place, e in enumerate(best, start=1)
+    ]
+    yield f"{'highest' if highest else 'lowest'} {metric} first"
+    yield from _table([["", "experiment", *keys, metric], *rows])
+    for e in experiments:
+        if e not in best:
+            settings = ", ".join(f"{key}={e.params.get(key)}" for key in keys)
+            yield f"{_fate(e, metric)} ({settings})"
+    if best:
+        yield f"take one over: dvc exp apply {best[0].name}, or: dvc exp branch {best[0].name} NAME"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _fate(experiment: Experiment, metric: str) -> str:
+    """Why an experiment has no place in the table, and where to look."""
+    name, state = experiment.name, experiment.state
+    if state in WAITING:
+        return f"{name}: {state}; see: dvc queue status"
+    reason = "failed" if state == "failed" else f"no {metric}"
+    return f"{name}: {reason}; see: dvc queue logs {name}"
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@click.command()
+@click.argument("grid", nargs=-1, metavar="KEY=VALUE,VALUE ...")
+@click.option("--metric", default="finetune/val_loss", show_default=True, help="To rank by.")
+@click.option("--highest/--lowest", default=None, help="Best; else lowest if a loss or bits.")
+@click.option("-j", "--jobs", default=1, show_default=True, help="Experiments at a time.")
+@click.option("--name", help="Of the sweep; without a grid, show this sweep again.")
+def main(grid: tuple[str, ...], metric: str, highest: bool | None, jobs: int, name: str) -> None:
+    """Run every combination of the values, and print the experiments, the best first.
+
+    Uncommitted changes of tracked files are part of every experiment; the repository needs one
+    commit at least. What is in DVC's queue already runs, too. Exit status 1: not all have a result.
+
+    \b
+    Example:
+      python -m scripts.sweep finetune.lr=0.001,0.002 finetune.epochs=1,2
+      python -m scripts.sweep llama3_eval.seed=1,2,3 --metric llama3-eval/finetuned.mean
+    """
+    if not (grid or name):
+        raise click.UsageError("say what to vary: finetune.lr=0.001,0.002 finetune.epochs=1,2")
+    if invalid := [setting for setting in grid if "=" not in setting]:
+        raise click.UsageError(f"not KEY=VALUE: {' '.join(invalid)}")
+    if highest is None:
+        highest = re.split("[./]", metric)[-1] not in LOWER_IS_BETTER
+    workspace, baseline, experiments = _show("HEAD")
+    if workspace.metrics:
+        _check_metric(metric, workspace)
+    sweep = name or time.strftime("sweep-%m%d-%H%M%S")
+    if grid:
+        if of_sweep(experiments, sweep):
+            raise click.UsageError(f"there are experiments of the name {sweep}: choose another")
+        _run(grid, sweep, jobs)
+        workspace, _, experiments = _show(baseline)
+    if not (found := of_sweep(experiments, sweep)):
+        raise click.UsageError(f"no experiment of the sweep {sweep} stands on this commit")
+    click.echo()
+    for line in report(found, workspace, metric, highest):
+        click.echo(line)
+    if any(experiment.state in WAITING for experiment in found):
+        click.echo(f"show this again: python -m scripts.sweep --name {sweep}")
+    sys.exit(len(ranked(found, metric, highest)) < len(found))
+
+
+def _check_metric(metric: str, workspace: Experiment) -> None:
+    """Before hours are spent."""
+    if not is_number(workspace.metrics.get(metric)):
+        known = sorted(key for key, value in workspace.metrics.items() if is_number(value))
+        raise click.UsageError(f"no metric {metric}; there are:\n  " + "\n  ".join(known))
+
+
+def _run(grid: Sequence[str], sweep: str, jobs: int) -> None:
+    settings = [word for setting in grid for word in ("--set-param", setting)]
+    _call("dvc", "exp", "run", "--queue", "--name", sweep, *settings)
+    _call("dvc", "exp", "run", "--run-all", "--jobs", str(jobs))
+
+
+def _show(revision: str) -> tuple[Experiment, str, list[Experiment]]:
+    """The workspace, the commit that ``revision`` is, and the experiments that stand on it."""
+    command = ["dvc", "exp", "show", "--json", "--rev", revision]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit(process.returncode)
+    workspace, commit = json.loads(process.stdout)
+    found = [read(entry) for entry in commit["experiments"] or []]
+    return read({**workspace, "name": "workspace"}), commit["rev"], found
+
+
+def _call(*command: str) -> None:
+    """Run a command in the foreground; where it fails, end as it does."""
+    with subprocess.Popen(command) as process:
+        while process.returncode is None:
+            # Ctrl-C reaches dvc as well: it stops following the queue, which goes on, and ends.
+            with suppress(KeyboardInterrupt):
+                process.wait()
+    if process.returncode:
+        sys.exit(process.returncode)
+
+
+if __name__ == "__main__":
+    main()
