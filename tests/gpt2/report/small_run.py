@@ -4,17 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import stages.running
 from gpt2 import files
 
-STAGES = (
-    "download",
-    "tokenize",
-    "pretrain",
-    "download_gpt2_weights",
-    "finetune",
-    "generate_responses",
-    "llama3_eval",
-)
+STAGES = [stage for stage in stages.running.STAGES if stage != "report"]
 PARAMS = {
     "profile": "tiny",
     "finetune": {"lr": 0.002, "prompts": ["a", "b"]},
