@@ -2,11 +2,13 @@
 
 import ctypes
 import os
+import re
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -96,5 +98,9 @@ def peak_memory_mib(device: torch.device) -> float:
     """Most memory that this process has held so far, in MiB: on the GPU, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # `ru_maxrss` of a process starts with what its parent held when it was started.
+    status = Path("/proc/self/status")
+    if status.exists() and (match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(match[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -441,6 +441,8 @@ def test_the_installed_command(tmp_path):
         "import stages, gpt2; print(stages.__file__, gpt2.__file__)"
     )
     for place, expected in ((tmp_path, original), (copy, copy)):
-        files = output_of(sys.executable, "-c", code, tmp_path / "editable", cwd=place).split()
+        # -S: the environment of this test has an editable install of its own.
+        command = (sys.executable, "-S", "-c", code, tmp_path / "editable")
+        files = output_of(*command, cwd=place).split()
         assert files[0] == str(expected / "stages" / "__init__.py")
         assert files[1] == str(expected / "src" / "gpt2" / "__init__.py")

@@ -80,9 +80,9 @@ def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
 
 
 TRAINED = """
-import json, resource, sys, torch
+import json, sys, torch
 from gpt2.batch import Batch
-from gpt2.device import DeviceParams, choose_runtime
+from gpt2.device import choose_runtime, peak_memory_mib
 from gpt2.model import GPT2, GPT2Config
 from gpt2.optim import make_optimizers
 from gpt2.trainer import TrainParams, checkpoint_activations, loss_sum, train_step
@@ -96,7 +96,7 @@ scaler = torch.amp.GradScaler("cpu", enabled=False)
 for step in range(2):
     ids = torch.randint(config.vocab_size, (settings.batch_size, config.context_length))
     train_step(loss_sum, model, [Batch(ids, ids)], optimizers, scaler, runtime, settings, step)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(int(peak_memory_mib(runtime.device) * 2**20))
 """
 
 
