@@ -48,7 +48,7 @@ INSTRUCTIONS, CORPUS, TOKENS = (
     Path("data/raw/corpus/manifest.json"),
     Path("data/tokens/manifest.json"),
 )
-STAGES = {
+TELLING_OUTPUTS = {
     "download": (("corpus", "instructions", "tokenizer", "judge"), (INSTRUCTIONS, CORPUS)),
     "tokenize": (("tokenizer", "tokenize"), (TOKENS, Path("data/tokenizer/manifest.json"))),
     "download-gpt2-weights": (("gpt2_weights",), (Path(GPT2, "manifest.json"),)),
@@ -284,7 +284,7 @@ class Plan:
                 for name in names
             )
             for stage in stages
-            for names, files_of_stage in [STAGES[stage]]
+            for names, files_of_stage in [TELLING_OUTPUTS[stage]]
         )
 
     def _locked(self, stage: str) -> dict[str, Any]:
