@@ -11,6 +11,8 @@ from torch import Tensor
 
 CHUNK_BYTES = 2**28
 """Smaller chunks cost time: each adds to the gradient of all weights."""
+ROWS = 64
+"""Rows whose logarithms are taken together: few enough that they stay in a CPU's cache."""
 
 
 def linear_cross_entropy(
@@ -24,11 +26,11 @@ def linear_cross_entropy(
         features: ``(N, C)``.
         weight: ``(V, C)``, the output layer.
         targets: ``(N,)``, ids below V.
-        chunk_bytes: most bytes of float32 logits in memory at a time.
+        chunk_bytes: most bytes of logits in memory at a time.
     """
     device = features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    rows = max(1, chunk_bytes // (4 * len(weight)))
+    rows = max(1, chunk_bytes // (dtype.itemsize * len(weight)))
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch has no type
         features, weight, targets, dtype, rows
     )
@@ -54,15 +56,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(features.device.type, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
-                target = targets[here, None]
-                log_p = torch.log_softmax(x[here] @ w.t(), -1, dtype=torch.float32)  # n V
-                loss -= log_p.gather(1, target).sum()
+                logits = x[here] @ w.t()  # n V
+                loss += _become_derivative(logits, targets[here])
                 if d_weight is not None:
-                    # The derivative by the logits: the probabilities, less 1 at the target.
-                    d_logits = log_p.exp_().scatter_add_(1, target, -torch.ones_like(log_p[:, :1]))
-                    d_logits = d_logits.to(dtype)
-                    torch.mm(d_logits, w, out=d_features[here])
-                    d_weight += d_logits.t() @ x[here]
+                    torch.mm(logits, w, out=d_features[here])
+                    d_weight += logits.t() @ x[here]
         if wanted:
             ctx.save_for_backward(d_features, d_weight)
             ctx.features_dtype = features.dtype
@@ -72,3 +70,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_features, d_weight = ctx.saved_tensors
         return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 3
+
+
+def _become_derivative(logits: Tensor, targets: Tensor) -> Tensor:
+    """The summed loss of ``logits`` ``(n, V)``, which become its derivative by them, in place."""
+    loss = logits.new_zeros((), dtype=torch.float32)
+    rows = ROWS if logits.device.type == "cpu" else len(logits)
+    for part, target in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
+        log_p = part.log_softmax(-1, dtype=torch.float32)
+        loss -= log_p.gather(1, target).sum()
+        # The probabilities, less 1 at the target.
+        part.copy_(log_p.exp_().scatter_add_(1, target, -torch.ones_like(log_p[:, :1])))
+    return loss

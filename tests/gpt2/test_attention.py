@@ -1,0 +1,66 @@
+"""Attention in blocks against PyTorch's own."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt2.attention import BLOCK, causal_attention
+
+
+def queries_keys_values(T: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(2, T, 3, 4, 8, dtype=dtype, requires_grad=True)
+
+
+def pytorchs(qkv: Tensor) -> Tensor:
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+
+@pytest.mark.parametrize("T", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+def test_result_and_gradient_equal_pytorchs(T: int) -> None:
+    qkv = queries_keys_values(T)
+    ours, whole = causal_attention(qkv), pytorchs(qkv)
+    torch.testing.assert_close(ours, whole)
+    weights = torch.randn_like(whole)
+    mine, theirs = (torch.autograd.grad((y * weights).sum(), qkv)[0] for y in (ours, whole))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_in_bfloat16_it_is_about_as_exact_as_pytorchs() -> None:
+    exact = queries_keys_values(8 * BLOCK)
+    rounded = exact.detach().bfloat16().requires_grad_()
+    true = pytorchs(exact)
+    (true_gradient,) = torch.autograd.grad(true.square().sum(), exact)
+    errors = []
+    for attention in (causal_attention, pytorchs):
+        y = attention(rounded)
+        (gradient,) = torch.autograd.grad(y.float().square().sum(), rounded)
+        errors.append(((y - true).norm(), (gradient - true_gradient).norm()))
+    (mine, my_gradient), (theirs, their_gradient) = errors
+    assert mine < 1.5 * theirs
+    assert my_gradient < 2 * their_gradient  # sums over blocks are rounded at each
+
+
+def test_dropout_leaves_weights_out_and_the_gradient_knows_which() -> None:
+    qkv = queries_keys_values(BLOCK + 5, torch.float64)
+
+    def seeded(qkv: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return causal_attention(qkv, dropout=0.5)
+
+    small = qkv[:1, BLOCK - 1 :, :, :2, :3].detach().requires_grad_()
+    assert torch.autograd.gradcheck(seeded, small)
+    mean = sum(causal_attention(qkv.detach(), dropout=0.3) for _ in range(800)) / 800
+    assert (mean - pytorchs(qkv.detach())).abs().mean() < 0.02
+    assert not torch.equal(seeded(qkv), causal_attention(qkv))
+
+
+def test_autocast_and_later_tokens_change_nothing() -> None:
+    qkv = queries_keys_values(BLOCK + 1).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert causal_attention(qkv).dtype == torch.float32
+    changed = qkv.clone()
+    changed[:, 40:] = 1e4
+    assert torch.equal(causal_attention(changed)[:, :40], causal_attention(qkv)[:, :40])
