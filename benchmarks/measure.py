@@ -16,15 +16,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "datasets", "tiktoken", "pyarrow", "numpy", "dvc", "mlflow")
 
 
+class Sample(NamedTuple):
+    """Seconds of one call: by the clock, and of all threads of the process together."""
+
+    clock: float
+    processor: float
+
+
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each call: by the clock, and of all this process's threads together."""
+    """The samples of a side."""
 
     clock: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
@@ -70,21 +77,34 @@ class Row:
 
 
 def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Time every side ``rounds`` times, in turns, after one call of each that does not count."""
+    """Time every side ``rounds`` times, in turns, after one call of each that does not count.
+
+    A side that is a process of its own gives a `Sample` itself.
+    """
     for call in sides.values():
         call()
     timings = {name: Timing() for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
-            clock, processor = time.perf_counter(), time.process_time()
-            call()
-            timings[name].add(time.perf_counter() - clock, time.process_time() - processor)
+            timings[name].add(*timed(call))
     return timings
 
 
-def record(name: str, rows: Sequence[Row], device: str = "cpu") -> None:
-    """Print the rows, and write them to ``benchmarks/results/<name>.json``."""
+def timed(call: Callable[[], object]) -> Sample:
+    """How long a call takes, by its own account if it gives one."""
+    clock, processor = time.perf_counter(), time.process_time()
+    found = call()
+    if isinstance(found, Sample):
+        return found
+    return Sample(time.perf_counter() - clock, time.process_time() - processor)
+
+
+def record(name: str, rows: Sequence[Row], device: str = "cpu", quick: bool = False) -> None:
+    """Print the rows, and write them to ``benchmarks/results/<name>.json``, unless ``quick``: such
+    sizes only show that all of it runs."""
     print("\n\n".join(map(table, rows)), flush=True)
+    if quick:
+        return
     RESULTS.mkdir(exist_ok=True)
     found = {
         "benchmark": name,

@@ -1,13 +1,11 @@
 """What tracking costs: the same training with and without it, each in a process of its own.
 
-``python -m benchmarks.tracking_overhead`` prints seconds, MLflow's import and a fresh store
-included. Processor time counts what the tracker's thread does beside the training; on a machine
-that is busy otherwise it says more than the clock. ``--steps 0``: a stage that does nothing else.
+The training has one thread, and the tracker has others, so its processor time is all that this one
+did not take: MLflow's import, what is sent, and the end of the process. The first run of a
+repository, which makes the store, is timed by itself.
 """
 
-import os
-import subprocess
-import sys
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -16,52 +14,71 @@ from typing import NamedTuple
 import click
 
 import stages  # noqa: F401  puts src/ on the path
+from benchmarks.measure import Row, Sample, Timing, child, record
+from benchmarks.startup import whole_process
+
+GOAL = 2.0
+"""Most percent of the run's processor time."""
 
 
-class Seconds(NamedTuple):
-    """What a run took."""
+class Training(NamedTuple):
+    """A process that trains."""
 
-    clock: float
-    processor: float
+    whole: Sample
+    """From its start to its end."""
+    beside: float
+    """Processor seconds, but for those of the thread that trains."""
+    loss: float
 
 
 @click.command()
 @click.option("--steps", default=1000, show_default=True)
 @click.option("--width", default=192, show_default=True, help="Of the model; a step's cost.")
-@click.option("--repeats", default=1, show_default=True)
+@click.option("--quick", is_flag=True, help="50 steps.")
 @click.option("--inside", type=click.Path(path_type=Path), hidden=True)
-def main(steps: int, width: int, repeats: int, inside: Path | None) -> None:
-    """Print the seconds of a training run without tracking, with it, and the difference."""
+def main(steps: int, width: int, quick: bool, inside: Path | None) -> None:
+    """Time a training run with tracking and without, and the first run of a repository."""
     if inside:
-        print(*train(inside, steps, width))
+        print(json.dumps(train(inside, steps, width)))
         return
-    found: dict[str, list[Seconds]] = {"off": [], "on": []}
-    for _ in range(repeats):
-        for tracking, runs in found.items():
-            with tempfile.TemporaryDirectory() as directory:
-                runs.append(measure(tracking, Path(directory), steps, width))
-    for index, kind in enumerate(Seconds._fields):
-        without, tracked = (min(run[index] for run in runs) for runs in found.values())
-        share = f", {100 * (tracked / without - 1):+.1f} %" if steps else ""
-        print(
-            f"{kind:<10}{without:8.2f} s without tracking, {tracked:8.2f} s with it, "
-            f"{tracked - without:+.2f} s{share}"
-        )
+    steps = 50 if quick else steps
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        first, none = (run(tracked, root, 1, width) for tracked in (True, False))
+        tracked, bare = (run(tracked, root, steps, width) for tracked in (True, False))
+    if tracked.loss != bare.loss:
+        raise SystemExit(f"other losses with tracking, {tracked.loss}, than without, {bare.loss}")
+    more = tracked.beside - bare.beside
+    percent = 100 * more / bare.whole.processor
+    figures = {
+        "processor seconds of tracking": more,
+        f"percent of the processor time, goal at most {GOAL}": percent,
+        "processor seconds of tracking in the first run": first.beside - none.beside,
+    }
+    timings = {"tracked": Timing(), "not tracked": Timing()}
+    for timing, training in zip(timings.values(), (tracked, bare), strict=True):
+        timing.add(*training.whole)
+    check = f"the same loss after {steps} steps"
+    row = Row(f"training {steps} steps", steps, "steps", timings, checks=[check], figures=figures)
+    record("tracking_overhead", [row], quick=quick)
 
 
-def measure(tracking: str, directory: Path, steps: int, width: int) -> Seconds:
-    """The seconds of one run; ``tracking`` is ``on`` or ``off``."""
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "" if tracking == "on" else "off"}
-    command = [sys.executable, "-m", "benchmarks.tracking_overhead", "--inside", str(directory)]
-    command += ["--steps", str(steps), "--width", str(width)]
-    process = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+def run(tracked: bool, root: Path, steps: int, width: int) -> Training:
+    """Train in a process of its own, with the store below ``root``."""
+    arguments = ["--inside", str(root), "--steps", str(steps), "--width", str(width)]
+    environment = {"MLFLOW_TRACKING_URI": "" if tracked else "off", "OMP_NUM_THREADS": "1"}
+    printed: list[float] = []
+    module = "benchmarks.tracking_overhead"
+    whole = whole_process(
+        lambda: printed.extend(child(module, *arguments, environment=environment))
     )
-    return Seconds(*map(float, process.stdout.splitlines()[-1].split()))
+    thread, loss = printed
+    return Training(whole, whole.processor - thread, loss)
 
 
-def train(root: Path, steps: int, width: int) -> Seconds:
-    """Train a small model on random tokens, as a stage does."""
+def train(root: Path, steps: int, width: int) -> tuple[float, float]:
+    """Train a small model on random tokens, as a stage does; give this thread's processor seconds
+    since the start of the process, and the loss."""
     import torch
 
     from gpt2.batch import Batch
@@ -71,26 +88,27 @@ def train(root: Path, steps: int, width: int) -> Seconds:
     from gpt2.trainer import TrainParams, fit
 
     T, B, V = 128, 8, 1024
+    torch.manual_seed(0)
     model = GPT2(GPT2Config(vocab_size=V, context_length=T, n_layer=4, n_head=4, n_embd=width))
     tokens = torch.randint(V, (B, T + 1))
     batches = [Batch(tokens[:, :-1], tokens[:, 1:])]
     params = TrainParams(lr=1e-3, batch_size=B, eval_interval=250, checkpoint_interval=250)
     run_directory = RunDirectory(root, "benchmark", {})
-    started, processor = time.perf_counter(), time.process_time()
     with track("benchmark", root, {"benchmark": params.model_dump()}, ["benchmark"]) as tracker:
-        if steps:
-            fit(
-                model,
-                steps,
-                lambda step: batches,
-                lambda: batches,
-                params,
-                run_directory,
-                tracker,
-                on_evaluation=lambda step: tracker.text("sample", f"samples/{step}.txt"),
-            )
-        tracker.metrics({"val_loss": 1.0})
-    return Seconds(time.perf_counter() - started, time.process_time() - processor)
+        history = fit(
+            model,
+            steps,
+            lambda step: batches,
+            lambda: batches,
+            params,
+            run_directory,
+            tracker,
+            on_evaluation=lambda step: tracker.text("sample", f"samples/{step}.txt"),
+        )
+        loss = history.evaluations[-1]["val_loss"]
+        tracker.metrics({"val_loss": loss})
+    run_directory.clear()
+    return time.thread_time(), loss
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -53,9 +53,9 @@ class Instructions(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """Documents, and facts about them for the manifest."""
+    """Documents, and facts about them for the manifest; complete when the documents are read."""
 
-    documents: list[Document]
+    documents: Iterable[Document]
     facts: dict[str, Any]
 
 
@@ -91,12 +91,10 @@ def main(
         check_splits(instructions.records)
         run.tracker.begin()
         corpus = read_corpus(corpus_params, instructions, run.root)
-        files.write_text(instructions_file, "".join(json_lines(instructions.records)))
-        with (
-            files.new_directory(corpus_dir, corpus.facts) as directory,
-            (directory / "documents.jsonl").open("w", encoding="utf-8", newline="\n") as file,
-        ):
-            file.writelines(json_lines(corpus.documents))
+        with files.new_directory(corpus_dir, corpus.facts) as directory:
+            written = write_documents(directory / "documents.jsonl", corpus.documents)
+            corpus.facts.update(source=corpus_params.source, **written)
+        files.write_text(instructions_file, "".join(map(json_line, instructions.records)))
         run.metrics(
             {
                 "documents": corpus.facts["documents"],
@@ -118,27 +116,34 @@ def read_instructions(params: InstructionsParams, root: Path) -> Instructions:
 
 def read_corpus(params: CorpusParams, instructions: Instructions, root: Path) -> Corpus:
     """The documents that section ``corpus`` asks for, without what the test records are about."""
-    if isinstance(params, PackageDocsCorpus):
-        objects = documented_objects(params.packages, "corpus.packages")
-        kept = without_held_out(objects, instructions.objects, instructions.records)
-        documents = sample(
-            [Document(item.name, item.text) for item in kept],
-            params.limit,
-            lambda document: document.name,
-            seed=0,
-        )
-        facts: dict[str, Any] = {
-            "packages": package_versions(params.packages),
-            "held_out": len(objects) - len(kept),
-            "max_document_tokens": params.max_document_tokens,
-        }
-    else:
+    if not isinstance(params, PackageDocsCorpus):
         data = read_own(params, root)
-        documents, skipped = own_data.documents(data, params)
-        facts = data.facts | {"skipped": skipped}
-    characters = sum(len(document.text) for document in documents)
-    facts |= {"source": params.source, "documents": len(documents), "characters": characters}
+        return Corpus(own_data.documents(data, params), data.facts)
+    objects = documented_objects(params.packages, "corpus.packages")
+    kept = without_held_out(objects, instructions.objects, instructions.records)
+    documents = sample(
+        [Document(item.name, item.text) for item in kept],
+        params.limit,
+        lambda document: document.name,
+        seed=0,
+    )
+    facts: dict[str, Any] = {
+        "packages": package_versions(params.packages),
+        "held_out": len(objects) - len(kept),
+        "max_document_tokens": params.max_document_tokens,
+    }
     return Corpus(documents, facts)
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> dict[str, int]:
+    """Write documents as they come, one JSON object a line; how many there are, and how long."""
+    number = characters = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for document in documents:
+            file.write(json_line(document))
+            number += 1
+            characters += len(document.text)
+    return {"documents": number, "characters": characters}
 
 
 def read_own(params: OwnCorpus | OwnInstructions, root: Path) -> RawData:
@@ -169,9 +174,9 @@ def count(records: Iterable[InstructionRecord]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def json_lines(rows: Iterable[Document | InstructionRecord]) -> Iterator[str]:
-    """One JSON object a line."""
-    return (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+def json_line(row: Document | InstructionRecord) -> str:
+    """A row as one line of JSON."""
+    return json.dumps(row._asdict(), ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

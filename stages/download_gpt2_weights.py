@@ -1,18 +1,17 @@
-"""Stage ``download-gpt2-weights``: OpenAI's public weights (tutorial part 5)."""
+"""Stage ``download-gpt2-weights``: OpenAI's public weights (tutorial part 5).
+
+A pipeline that wants none does not wait for PyTorch: what needs it is imported in the functions.
+"""
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import click
-import torch
 from pydantic import Field, model_validator
 
-from gpt2 import files, weights
-from gpt2.device import Runtime
+from gpt2 import files
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate
-from gpt2.model import GPT2
 from gpt2.params import Params
 from gpt2.sources import gpt2_tokenizer, hub
 from gpt2.sources.checks import Sha256, check_sha256
@@ -20,12 +19,12 @@ from gpt2.sources.hub import CONFIG, RELEASES, WEIGHTS
 from gpt2.tokenizer import Tokenizer
 from stages.running import EXAMPLES, running
 
+if TYPE_CHECKING:
+    from gpt2.model import GPT2
+
 DOWNLOADS = Path(".cache", "downloads")
 """Below the repository's root: unfinished downloads."""
 PROMPT = "Hello, I'm a language model,"
-GREEDY = SamplingParams(max_new_tokens=20, temperature=0.0)
-EXACT = Runtime(torch.device("cpu"), torch.float32)
-"""Where the proof is computed: the same on every machine."""
 
 
 class Gpt2WeightsParams(Params):
@@ -81,6 +80,8 @@ def main(params_path: Path, model_dir: Path) -> None:
         metrics: dict[str, Any] = {"size": params.size}
         with files.new_directory(model_dir, {"size": params.size}) as directory:
             if params.size != "none":
+                from gpt2 import weights
+
                 run.tracker.begin()
                 if params.source == "directory":
                     origin = copy(params, directory, run.root)
@@ -158,6 +159,12 @@ def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:
     Raises:
         UserError: it is not a GPT-2, or not one of this size.
     """
+    import torch
+
+    from gpt2 import weights
+    from gpt2.device import Runtime
+    from gpt2.generation import SamplingParams, generate
+
     model = weights.load(directory, foreign=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     check_size(model, parameters, size)
@@ -167,7 +174,9 @@ def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:
             f"says vocab_size {model.config.vocab_size:,}. Give the tokenizer that it was made with"
         )
     prompt = tokenizer.encode(PROMPT)[: model.config.context_length - 1]
-    [continuation] = generate(model, [prompt], GREEDY, tokenizer.end_of_text, EXACT)
+    greedy = SamplingParams(max_new_tokens=20, temperature=0.0)
+    exact = Runtime(torch.device("cpu"), torch.float32)  # the same on every machine
+    [continuation] = generate(model, [prompt], greedy, tokenizer.end_of_text, exact)
     return {
         "bytes": (directory / WEIGHTS).stat().st_size,
         "parameters": parameters,
@@ -175,7 +184,7 @@ def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:
     }
 
 
-def check_size(model: GPT2, parameters: int, size: str) -> None:
+def check_size(model: "GPT2", parameters: int, size: str) -> None:
     """Raise `UserError` unless ``model`` is OpenAI's of this ``size``."""
     release = RELEASES.get(size)
     if release is None:

@@ -1,13 +1,17 @@
 """Stage ``tokenize``: a tokenizer, taken or trained, and the corpus as token shards."""
 
 import hashlib
+import os
 import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 from tqdm import tqdm
 
@@ -19,6 +23,15 @@ from gpt2.tokenizer import BpeTokenizerParams, Tokenizer, TokenizerParams, train
 from stages.running import EXAMPLES, running
 
 FEW_DOCUMENTS = 100
+BATCH_CHARACTERS = 500_000
+"""About so many are encoded by one call."""
+MOST_WORKERS = 8
+"""More threads would wait for the one that reads."""
+VOCABULARY_BYTES = 32 * 2**20
+"""Of the corpus, about so much trains the tokenizer: each different word costs it 0.6 to 1 KB of
+memory, and more text hardly changes the merges."""
+LONG_PART = 10_000
+"""Characters: a smaller part of a text would tell too little of it."""
 
 
 class TokenizeParams(Params):
@@ -75,7 +88,8 @@ def main(
         if isinstance(kind, BpeTokenizerParams):
             pieces = split_documents(read_documents(corpus, "reading words"), params, split)
             train = (text for split, text in pieces if split == "train")
-            tokenizer = train_bpe(train, kind.vocab_size)
+            share = min(1.0, VOCABULARY_BYTES / max(1, corpus.stat().st_size))
+            tokenizer = train_bpe(share_of(train, share, params.seed), kind.vocab_size)
         else:
             tokenizer = Tokenizer.load(raw_tokenizer_dir)
 
@@ -89,7 +103,7 @@ def main(
             pieces = split_documents(read_documents(corpus, "encoding"), params, split)
             facts |= write_shards(
                 new_tokens,
-                encode(pieces, tokenizer),
+                encode(pieces, tokenizer, min(MOST_WORKERS, os.cpu_count() or 1)),
                 tokenizer,
                 params.shard_tokens,
                 corpus_facts.get("max_document_tokens"),
@@ -162,14 +176,45 @@ def draw(seed: int, text: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:6], "big") / 2**48
 
 
+def share_of(texts: Iterable[str], share: float, seed: int) -> Iterator[str]:
+    """About ``share`` of the characters: short texts are drawn, long ones give their beginning."""
+    for text in texts:
+        part = int(share * len(text))
+        if part >= LONG_PART:
+            yield text[:part]
+        elif draw(seed + 1, text) < share:  # another draw than the one for validation
+            yield text
+
+
 def encode(
-    pieces: Iterable[tuple[str, str]], tokenizer: Tokenizer
-) -> Iterator[tuple[str, list[int]]]:
-    """(split, token ids) of (split, text) pairs, in order."""
-    pieces = iter(pieces)
-    while batch := list(islice(pieces, 1024)):
-        splits, texts = zip(*batch, strict=True)
-        yield from zip(splits, tokenizer.encode_batch(texts), strict=True)
+    pieces: Iterable[tuple[str, str]], tokenizer: Tokenizer, workers: int
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(split, row of documents) pairs for `write_shards` out of (split, text) pairs.
+
+    Each split keeps its order, whatever the number of threads, and only a few rows are at work.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        at_work: deque[tuple[str, Future[NDArray[Any]]]] = deque()
+        for split, texts in batches(pieces):
+            at_work.append((split, pool.submit(tokenizer.encode_documents, texts)))
+            if len(at_work) > 2 * workers:
+                split, row = at_work.popleft()
+                yield split, row.result()
+        for split, row in at_work:
+            yield split, row.result()
+
+
+def batches(pieces: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """(split, texts) pairs of `BATCH_CHARACTERS` or a little more; the last ones have less."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    sizes: Counter[str] = Counter()
+    for split, text in pieces:
+        texts[split].append(text)
+        sizes[split] += len(text)
+        if sizes[split] >= BATCH_CHARACTERS:
+            del sizes[split]
+            yield split, texts.pop(split)
+    yield from texts.items()
 
 
 def summary(n_vocab: int, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:

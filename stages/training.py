@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from gpt2 import files
 from gpt2.batch import Batch
 from gpt2.trainer import History, curves
 from stages.running import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLOTS = Path("plots")
 
@@ -29,6 +29,8 @@ def report(
 
     ``best_by`` is the metric that says which model of this stage is best: the lowest.
     """
+    import pandas as pd
+
     rows = pd.DataFrame(curves(history)).drop(columns="tokens_per_second")
     files.write_text(PLOTS / f"{run.stage}.csv", rows.to_csv(index=False))
     run.tracker.figure(curves_figure(history), "curves.png")
@@ -43,8 +45,10 @@ def report(
     run.tracker.model(model_dir, best_by)
 
 
-def curves_figure(history: History) -> Figure:
+def curves_figure(history: History) -> "Figure":
     """Loss, learning rate, gradient norm and speed over the steps."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 7), layout="constrained")
     panels = {
         "loss (nats a token)": ((history.curve, "loss"), (history.evaluations, "val_loss")),

@@ -19,8 +19,8 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 # From the bottom up. A module imports only from lower levels; the modules of a package are one.
 LEVELS = (
     {"errors"},
-    {"files", "params", "batch", "locks", "progress"},
-    {"tracking", "device"},
+    {"files", "params", "batch", "locks", "progress", "interrupts"},
+    {"tracking", "device", "attention"},
     {"tokenizer", "sources", "model"},
     {"shards", "instructions", "optim", "loss", "text_metrics"},
     {"weights", "generation", "checkpoint", "judge"},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gpt2.attention import BLOCK
 from gpt2.device import Runtime
 from gpt2.generation import SamplingParams, generate
 from gpt2.loss import CHUNK_BYTES
@@ -53,14 +54,20 @@ def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) ->
     """Floating-point operations of a stage's training, evaluations included."""
     C, L = config.n_embd, config.n_layer
     mean_length = min(batches.length, batches.tokens / batches.steps / params.batch_size)
-    blocks = 6 * 12 * L * C**2 + 12 * L * C * mean_length  # of a token: the products, and attention
-    output = 6 * config.vocab_size * C * batches.counted
+    a_token = token_flops(config, mean_length, batches.counted)
     # Forward once more, but for a block's last product: its result is not asked for.
     again = 2 * 8 * L * C**2 + 4 * L * C * mean_length if params.activation_checkpointing else 0
     # Newton-Schulz, 5 times 4m²n + 2m³ for a matrix of m times n: 280 C³ for the four of a block.
     updates = 280 * L * C**3 * batches.steps if params.optimizer == "muon" else 0
-    evaluated = batches.evaluated * (blocks + output) * FORWARD
-    return batches.tokens * (blocks + output + again) + evaluated + updates
+    evaluated = batches.evaluated * a_token * FORWARD
+    return batches.tokens * (a_token + again) + evaluated + updates
+
+
+def token_flops(config: GPT2Config, length: float, counted: float = 1.0) -> float:
+    """Floating-point operations of training on one token of a text of ``length`` tokens; of
+    ``counted`` of the tokens, the successor is learned."""
+    C, L = config.n_embd, config.n_layer
+    return 6 * 12 * L * C**2 + 12 * L * C * length + 6 * config.vocab_size * C * counted
 
 
 def training_memory(
@@ -75,7 +82,7 @@ def training_memory(
     ``keep_best``: the best weights so far are kept beside the last ones.
     """
     C, L, N = config.n_embd, config.n_layer, parameters(config)
-    half = runtime.dtype != torch.float32
+    half, size = runtime.dtype != torch.float32, runtime.dtype.itemsize
     matrices = 12 * C**2 * L
     tokens = batches.rows * batches.length
     by_muon = matrices if params.optimizer == "muon" else 0
@@ -84,14 +91,15 @@ def training_memory(
     copies = 2 * (matrices + config.vocab_size * C) if half else 0
     # Kept for the gradient, bytes a channel and token: two inputs of norms in float32, and in the
     # format of the products the inputs of six of them (one is three, two are four times as wide).
-    a_block = tokens * C * (36 if half else 64)
+    a_block: float = tokens * C * (36 if half else 64)
     if config.dropout:
         a_block += tokens * C * 2
-        if runtime.device.type == "cpu":  # attention with dropout keeps its scores there
-            a_block += tokens * batches.length * config.n_head * 12
+    if runtime.device.type == "cpu":  # attention keeps its weights there, and which were left out
+        weights_kept = tokens * config.n_head * (batches.length + BLOCK) / 2 * size
+        a_block += 2 * weights_kept if config.dropout else weights_kept
     kept = tokens * C * 4 * L + a_block if params.activation_checkpointing else L * a_block
-    chunk = min(tokens * batches.counted, CHUNK_BYTES / 4 / config.vocab_size)
-    output = 8 * config.vocab_size * (chunk + C)  # logits and their gradients, and the embedding's
+    chunk = min(tokens * batches.counted, CHUNK_BYTES / size / config.vocab_size)
+    output = config.vocab_size * (size * chunk + 8 * C)  # logits, and the embedding's gradient
     return weights + optimizer + copies + kept + output + _process(runtime)
 
 

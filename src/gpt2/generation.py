@@ -1,19 +1,29 @@
-"""One token after another (tutorial part 4): batched, with a cache of what was already computed."""
+"""One token after another (tutorial part 4): batched, with a cache of what was already computed.
 
+Texts are written side by side in the rows of a cache. A row whose text has ended is given to the
+next prompt at once ("continuous batching", Yu et al. 2022), so no row is computed for nothing.
+"""
+
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gpt2.device import Runtime
 from gpt2.errors import UserError
-from gpt2.model import GPT2, KVCache
+from gpt2.model import GPT2, MLP, CausalSelfAttention, KVCache, Past
 from gpt2.params import NonNegative, Params, Positive
 from gpt2.progress import Progress
 from gpt2.tokenizer import Tokenizer
+
+PROMPTS_TOGETHER = 8
+"""Prompts read in one pass: more of one length hardly gain anything, of several they are padded."""
 
 
 class SamplingParams(Params):
@@ -48,7 +58,81 @@ def next_token_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor
     return probabilities
 
 
-@torch.no_grad()
+class Product(nn.Module):
+    """``x W^T + b``, made ready once for many calls: in the runtime's dtype, and on x86 with the
+    weights in the order in which oneDNN's kernels read them, which they else restore every time."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, runtime: Runtime, gelu: bool = False
+    ) -> None:
+        """``weight`` is ``(out, in)``; ``gelu``: its tanh approximation follows."""
+        super().__init__()
+        self.dtype, self.gelu, self.packed = runtime.dtype, gelu, _packs(runtime)
+        self.weight = weight.detach().to(self.dtype)
+        if self.packed:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+        self.bias = None if bias is None else bias.detach().to(self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        if self.packed:
+            then = "gelu" if self.gelu else "none"
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self.weight, self.bias, then, [], "tanh"
+            )
+            return out
+        out = F.linear(x, self.weight, self.bias)
+        return F.gelu(out, approximate="tanh") if self.gelu else out
+
+
+def _packs(runtime: Runtime) -> bool:
+    if runtime.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
+        return False
+    if runtime.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return runtime.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+
+
+class Decoder:
+    """A GPT-2 made ready to write: matrix products as `Product`, all else as it is, in float32.
+
+    It holds copies of the matrices and shares the rest, so it is of use until the model changes.
+    """
+
+    def __init__(self, model: GPT2, runtime: Runtime) -> None:
+        self.config, self.runtime = model.config, runtime
+        with torch.device("meta"):
+            self.model = GPT2(model.config).eval()
+        self.model.load_state_dict(model.state_dict(), assign=True)  # shares, copies nothing
+
+        def product(linear: nn.Linear, gelu: bool = False) -> Product:
+            return Product(linear.weight, linear.bias, runtime, gelu)
+
+        for name, module in [*self.model.named_modules()]:
+            if isinstance(module, CausalSelfAttention):
+                self.model.set_submodule(f"{name}.c_attn", product(module.c_attn))
+                self.model.set_submodule(f"{name}.c_proj", product(module.c_proj))
+            elif isinstance(module, MLP):
+                both = nn.Sequential(product(module.c_fc, gelu=True), product(module.c_proj))
+                self.model.set_submodule(name, both)
+        self.output = Product(model.wte.weight, None, runtime)
+
+    def cache(self, rows: int, places: int) -> KVCache:
+        """An empty cache; on a CPU in float32, in which its attention is both exact and faster."""
+        device, dtype = self.runtime.device, self.runtime.dtype
+        like = torch.empty(0, device=device, dtype=torch.float32 if device.type == "cpu" else dtype)
+        return KVCache(self.config, rows, places, like)
+
+    def features(self, ids: Tensor, past: Past) -> Tensor:
+        """``(B, T)`` ids to ``(B, T, C)`` features, as `GPT2.features`."""
+        return self.model.features(ids.to(self.runtime.device), past)
+
+    def next_logits(self, ids: Tensor, past: Past) -> Tensor:
+        """``(B, 1)`` ids to the ``(B, V)`` logits of what follows them."""
+        out: Tensor = self.output(self.features(ids, past)[:, 0])
+        return out
+
+
 def generate(
     model: GPT2,
     prompts: Sequence[Sequence[int]],
@@ -68,20 +152,13 @@ def generate(
     """
     for index, ids in enumerate(prompts):
         _refuse_unfit(f"prompt {index}", ids, model)
-    training = model.training
-    model.eval()
     responses: list[list[int]] = [[] for _ in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    # One autocast around all steps: it then casts each weight once, not once a token.
-    with runtime.autocast():
-        for start in range(0, len(by_length), batch_size):
-            rows = by_length[start : start + batch_size]
-            for step in _steps(model, prompts, rows, sampling, end_of_text, runtime):
-                for row, token in step:
-                    responses[row].append(token)
-            if progress:
-                progress.advance(count=len(rows))
-    model.train(training)
+    decoder = Decoder(model, runtime)
+    for index, token in _write(decoder, prompts, sampling, end_of_text, batch_size):
+        if token is not None:
+            responses[index].append(token)
+        elif progress:
+            progress.advance()
     return responses
 
 
@@ -94,26 +171,18 @@ def stream(
 ) -> Iterator[int]:
     """The tokens that `generate` gives after one prompt, each as soon as it is chosen.
 
-    Take them in one thread, one stream at a time: between two tokens the thread stays in the
-    runtime's autocast, since casting all weights anew would take several times as long as a token.
-
     Raises:
         UserError: the prompt is empty or fills the whole context; at once, not at the first token.
     """
     _refuse_unfit("the prompt", prompt, model)
+    return _stream(Decoder(model, runtime), prompt, sampling, end_of_text)
 
-    def tokens() -> Iterator[int]:
-        training = model.training
-        model.eval()
-        try:
-            with runtime.autocast():
-                for step in _steps(model, [prompt], [0], sampling, end_of_text, runtime):
-                    for _, token in step:
-                        yield token
-        finally:
-            model.train(training)
 
-    return tokens()
+def _stream(
+    decoder: Decoder, prompt: Sequence[int], sampling: SamplingParams, end_of_text: int
+) -> Iterator[int]:
+    tokens = _write(decoder, [prompt], sampling, end_of_text, 1)
+    return (token for _, token in tokens if token is not None)
 
 
 @dataclass(frozen=True)
@@ -124,6 +193,10 @@ class TextModel:
     tokenizer: Tokenizer
     runtime: Runtime
 
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.model, self.runtime)
+
     def continuation(self, text: str, sampling: SamplingParams) -> Iterator[str]:
         """What follows ``text``, in pieces, by `stream`; an empty text begins a new document.
 
@@ -132,7 +205,8 @@ class TextModel:
         """
         end = self.tokenizer.end_of_text
         ids = self.tokenizer.encode(text) or [end]
-        return self.tokenizer.decode_stream(stream(self.model, ids, sampling, end, self.runtime))
+        _refuse_unfit("the prompt", ids, self.model)
+        return self.tokenizer.decode_stream(_stream(self._decoder, ids, sampling, end))
 
 
 def _refuse_unfit(name: str, ids: Sequence[int], model: GPT2) -> None:
@@ -141,46 +215,78 @@ def _refuse_unfit(name: str, ids: Sequence[int], model: GPT2) -> None:
         raise UserError(f"{name} has {len(ids)} tokens; the model continues 1 to {most}")
 
 
+@dataclass
+class _Row:
+    """A text being written in a row of the cache."""
+
+    index: int
+    """Of its prompt."""
+    token: int
+    """Its newest, which the cache does not hold yet."""
+    position: int
+    """Where that token stands."""
+    left: int
+    """Tokens that may still come."""
+    generator: torch.Generator
+
+
 @torch.no_grad()
-def _steps(
-    model: GPT2,
+def _write(
+    decoder: Decoder,
     prompts: Sequence[Sequence[int]],
-    rows: Sequence[int],
     sampling: SamplingParams,
     end_of_text: int,
-    runtime: Runtime,
-) -> Iterator[list[tuple[int, int]]]:
-    """Go on with the prompts ``rows`` side by side: at each step, the rows not ended and a token
-    for each."""
-    device = runtime.device
-    lengths = torch.tensor([len(prompts[row]) for row in rows])
-    longest = int(lengths.max())
-    places = min(longest + sampling.max_new_tokens, model.config.context_length)
-    cache = KVCache(
-        model.config, len(rows), places, torch.empty(0, dtype=runtime.dtype, device=device)
-    )
-    # Padding stands on the right: no token looks ahead, and its places in the cache are written
-    # again, by the tokens that really come there, before anything looks at them.
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(prompts[row])] = torch.tensor(prompts[row])
-    positions = torch.arange(longest).expand(len(rows), -1)
-    features = model.features(ids.to(device), positions.to(device), cache)  # B T C
-    last = features[torch.arange(len(rows)), lengths - 1]  # B C
-    seeds = [(sampling.seed * 1_000_003 + row) % 2**64 for row in rows]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    alive = torch.ones(len(rows), dtype=torch.bool)
-    for _ in range(sampling.max_new_tokens):
-        chosen = _choose(model.logits(last), sampling, generators)  # B
-        alive &= chosen != end_of_text
-        yield [(rows[i], int(chosen[i])) for i in alive.nonzero().flatten().tolist()]
-        alive &= lengths < places
-        if not alive.any():
-            break
-        # A finished row goes on in place, unread; its length stays, so it never leaves the cache.
-        positions = lengths.clamp(max=places - 1)[:, None]
-        last = model.features(chosen[:, None].to(device), positions.to(device), cache)[:, 0]
-        lengths = lengths + alive
+    batch_size: int,
+) -> Iterator[tuple[int, int | None]]:
+    """The index of a prompt and its next token, one after another; None: that text has ended."""
+    context_length = decoder.config.context_length
+    # Texts of about one length side by side: every row looks through as many places as the longest.
+    waiting = deque(sorted(range(len(prompts)), key=lambda index: len(prompts[index])))
+    longest = max(map(len, prompts), default=1)
+    places = min(longest + sampling.max_new_tokens, context_length)
+    cache = decoder.cache(min(batch_size, len(prompts)), places)
+    rows: list[_Row] = []
+    while waiting or rows:
+        while waiting and len(rows) < batch_size:
+            together = min(PROMPTS_TOGETHER, batch_size - len(rows), len(waiting))
+            begun = [waiting.popleft() for _ in range(together)]
+            _read(decoder, cache, len(rows), [prompts[index][:-1] for index in begun])
+            for index in begun:
+                *before, newest = prompts[index]
+                # The last token of all is chosen at the last place and has none of its own.
+                left = min(sampling.max_new_tokens, context_length - len(before))
+                generator = torch.Generator().manual_seed(_seed(sampling, index))
+                rows.append(_Row(index, newest, len(before), left, generator))
+        past = Past(cache, torch.tensor([[row.position] for row in rows]))
+        logits = decoder.next_logits(torch.tensor([[row.token] for row in rows]), past)
+        chosen = _choose(logits, sampling, [row.generator for row in rows]).tolist()
+        # From the last row down, so that a row that moves has been dealt with.
+        for place in reversed(range(len(rows))):
+            row = rows[place]
+            row.token, row.position, row.left = chosen[place], row.position + 1, row.left - 1
+            ended = row.token == end_of_text
+            if not ended:
+                yield row.index, row.token
+            if ended or not row.left:
+                yield row.index, None
+                cache.move(len(rows) - 1, place)
+                rows[place] = rows[-1]
+                rows.pop()
+
+
+def _read(decoder: Decoder, cache: KVCache, first_row: int, texts: Sequence[Sequence[int]]) -> None:
+    """Put the texts into the rows of the cache from ``first_row`` on."""
+    longest = max(map(len, texts))
+    if longest:
+        # Padding stands on the right: no token looks ahead, and its places are written again, by
+        # the tokens that really come there, before anything looks at them.
+        ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+        past = Past(cache, torch.arange(longest).expand(len(texts), -1), first_row)
+        decoder.features(ids, past)
+
+
+def _seed(sampling: SamplingParams, index: int) -> int:
+    return (sampling.seed * 1_000_003 + index) % 2**64
 
 
 def _choose(
@@ -188,7 +294,7 @@ def _choose(
 ) -> Tensor:
     """``(B, V)`` logits to ``(B,)`` token ids on the CPU."""
     if sampling.temperature == 0:
-        return logits.argmax(-1).cpu()
+        return logits.float().argmax(-1).cpu()  # on a CPU four times faster than in bfloat16
     cumulative = next_token_probabilities(logits, sampling).cpu().double().cumsum(-1)
     draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
     # Scaled by the sum, which rounding leaves a little off 1, a draw below 1 always finds a token.

@@ -76,7 +76,8 @@ def _become_derivative(logits: Tensor, targets: Tensor) -> Tensor:
     """The summed loss of ``logits`` ``(n, V)``, which become its derivative by them, in place."""
     loss = logits.new_zeros((), dtype=torch.float32)
     rows = ROWS if logits.device.type == "cpu" else len(logits)
-    for part, target in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
+    for start in range(0, len(logits), rows):
+        part, target = logits[start : start + rows], targets[start : start + rows, None]
         log_p = part.log_softmax(-1, dtype=torch.float32)
         loss -= log_p.gather(1, target).sum()
         # The probabilities, less 1 at the target.

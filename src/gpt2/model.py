@@ -13,6 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2.attention import causal_attention
 from gpt2.params import Fraction, Params, Positive
 
 
@@ -47,23 +48,40 @@ class KVCache:
     Each row of the batch fills its own places: rows of other lengths need no padding on the left.
     """
 
-    def __init__(self, config: GPT2Config, batch_size: int, places: int, like: Tensor) -> None:
+    def __init__(self, config: GPT2Config, rows: int, places: int, like: Tensor) -> None:
         """``places`` is S, the longest sequence to come; ``like`` gives dtype and device."""
-        shape = (batch_size, places, config.n_head, config.n_embd // config.n_head)  # B S H D
+        D = config.n_embd // config.n_head
+        shape = (rows, config.n_head, places, D)  # B H S D, as the attention reads them
         self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
         self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
 
-    def put(
-        self, layer: int, keys: Tensor, values: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Store ``(B, T, H, D)`` at ``positions`` ``(B, T)``; give all up to the last used."""
-        rows = torch.arange(len(positions), device=positions.device)[:, None]
-        self.keys[layer][rows, positions] = keys.to(self.keys[layer].dtype)
-        self.values[layer][rows, positions] = values.to(self.values[layer].dtype)
-        used = int(positions.max()) + 1
-        return self.keys[layer][:, :used].to(keys.dtype), self.values[layer][:, :used].to(
-            values.dtype
-        )
+    def move(self, source: int, target: int) -> None:
+        """Put what row ``source`` holds in place of what row ``target`` holds."""
+        for stored in (*self.keys, *self.values):
+            stored[target] = stored[source]
+
+
+class Past:
+    """A cache as one step sees it: where its tokens go, and which places each of them looks at."""
+
+    def __init__(self, cache: KVCache, positions: Tensor, first_row: int = 0) -> None:
+        """``positions`` ``(B, T)``: where in its sequence each token of the step stands; the step's
+        rows are B rows of the cache from ``first_row`` on."""
+        B, used = len(positions), int(positions.max()) + 1
+        device = cache.keys[0].device
+        self.positions = positions.to(device)
+        self.rows = torch.arange(B, device=device)[:, None]  # with positions: an index, B T
+        here = slice(first_row, first_row + B)
+        self.keys = [keys[here, :, :used] for keys in cache.keys]  # each B H S D
+        self.values = [values[here, :, :used] for values in cache.values]
+        seen = torch.arange(used, device=device) <= self.positions[:, :, None]  # B T S
+        self.mask = seen[:, None]  # B 1 T S: the same for every head
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store ``(B, H, T, D)`` at the step's positions; give all up to the last used."""
+        for stored, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            stored.transpose(1, 2)[self.rows, self.positions] = new.transpose(1, 2).to(stored.dtype)
+        return self.keys[layer], self.values[layer]
 
 
 class CausalSelfAttention(nn.Module):
@@ -78,25 +96,17 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
         B, T, C = x.shape
-        q, k, v = (
-            self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
-        )  # each B T H D
-        mask = None
-        if cache is not None and positions is not None:
-            k, v = cache.put(self.layer, k, v, positions)  # B S H D
-            seen = torch.arange(k.shape[1], device=x.device) <= positions[:, :, None]  # B T S
-            mask = seen[:, None]  # B 1 T S: the same for every head
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
-        )  # B H T D
-        out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # B T 3 H D
+        if past is None:
+            y = causal_attention(qkv, self.dropout if self.training else 0.0)
+        else:
+            q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each B H T D
+            k, v = past.put(self.layer, k, v)  # B H S D
+            q = q.to(k.dtype)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=past.mask).transpose(1, 2)
+        out: Tensor = self.resid_dropout(self.c_proj(y.reshape(B, T, C)))
         return out
 
 
@@ -125,8 +135,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, positions: Tensor | None, cache: KVCache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), positions, cache)
+    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -158,13 +168,11 @@ class GPT2(nn.Module):
             else:
                 nn.init.normal_(parameter, std=0.01 if name == "wpe.weight" else 0.02)
 
-    def features(
-        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def features(self, ids: Tensor, past: Past | None = None) -> Tensor:
         """``(B, T)`` ids to ``(B, T, C)`` normalised features, one step before the logits.
 
-        With a ``cache``, ``positions`` ``(B, T)`` says where in its sequence each token stands, and
-        the tokens attend to all that the cache holds before them.
+        With a ``past``, the tokens are the next of sequences that a cache holds, and attend to
+        those as well.
 
         Raises:
             ValueError: more tokens than `context_length`.
@@ -173,10 +181,10 @@ class GPT2(nn.Module):
         longest = self.config.context_length
         if longest < T:
             raise ValueError(f"{T} tokens do not fit the context of {longest}")
-        place = torch.arange(T, device=ids.device) if positions is None else positions
+        place = torch.arange(T, device=ids.device) if past is None else past.positions
         x = self.drop(self.wte(ids) + self.wpe(place))
         for block in self.h:
-            x = block(x, positions, cache)
+            x = block(x, past)
         out: Tensor = self.ln_f(x)
         return out
 
@@ -184,8 +192,6 @@ class GPT2(nn.Module):
         """``(..., C)`` features to ``(..., V)`` scores: the likeness to each token's embedding."""
         return F.linear(features, self.wte.weight)
 
-    def forward(
-        self, ids: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, ids: Tensor, past: Past | None = None) -> Tensor:
         """``(B, T)`` ids to ``(B, T, V)`` logits of the token that follows each."""
-        return self.logits(self.features(ids, positions, cache))
+        return self.logits(self.features(ids, past))

@@ -33,14 +33,16 @@ COLUMN = "token"
 
 def write_shards(
     directory: Path,
-    documents: Iterable[tuple[str, Sequence[int]]],
+    rows: Iterable[tuple[str, NDArray[Any]]],
     tokenizer: Tokenizer,
     shard_tokens: int,
     max_document_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Write (split, token ids) pairs as shards of ``shard_tokens``; memory holds one shard a split.
+    """Write (split, row) pairs as shards of ``shard_tokens``; memory holds one shard a split.
 
-    Of a document longer than ``max_document_tokens`` only the beginning is written.
+    A row has the tokens of whole documents, each led in by ``<|endoftext|>``
+    (`Tokenizer.encode_documents`); of one longer than ``max_document_tokens`` only the beginning is
+    written.
 
     Returns:
         Facts for the manifest: types, tokenizer, and tokens, documents and UTF-8 bytes of text per
@@ -50,8 +52,11 @@ def write_shards(
         UserError: a split has no document.
     """
     writers = {split: _Writer(directory, split, tokenizer, shard_tokens) for split in SPLITS}
-    for split, ids in documents:
-        writers[split].add(ids, max_document_tokens)
+    for split, tokens in rows:
+        if max_document_tokens is not None:
+            tokens, cut = shorten(tokens, tokenizer.end_of_text, max_document_tokens)
+            writers[split].truncated += cut
+        writers[split].add(tokens)
     return {
         "format": "Arrow IPC file, one record batch",
         "schema": {COLUMN: token_type(tokenizer.n_vocab).name},
@@ -74,6 +79,14 @@ def token_type(n_vocab: int) -> np.dtype[Any]:
     raise UserError(f"a vocabulary of {n_vocab:,} entries does not fit in shards of uint32")
 
 
+def shorten(tokens: NDArray[Any], end_of_text: int, limit: int) -> tuple[NDArray[Any], int]:
+    """A row with at most ``limit`` tokens of each document; and how many documents had more."""
+    starts = np.flatnonzero(tokens == end_of_text)
+    lengths = np.diff(starts, append=len(tokens))  # lead-in included
+    places = np.arange(len(tokens)) - np.repeat(starts, lengths)
+    return tokens[places <= limit], int((lengths - 1 > limit).sum())
+
+
 class _Writer:
     """The shards of one split, of which only the last may be short."""
 
@@ -82,36 +95,35 @@ class _Writer:
     ) -> None:
         self._directory, self._split, self._tokenizer = directory, split, tokenizer
         self._buffer = np.empty(shard_tokens, token_type(tokenizer.n_vocab))
-        self._filled = self._truncated = 0
+        self._filled = self._documents = self._text_bytes = self.truncated = 0
         self._shards: list[dict[str, Any]] = []
         (directory / split).mkdir()
 
-    def add(self, ids: Sequence[int], limit: int | None) -> None:
-        tokens = np.array([self._tokenizer.end_of_text, *ids[:limit]], self._buffer.dtype)
-        self._truncated += len(tokens) <= len(ids)
+    def add(self, tokens: NDArray[Any]) -> None:
         while len(tokens):
             part = tokens[: len(self._buffer) - self._filled]
             self._buffer[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
-            tokens = tokens[len(part) :]
+            self._documents += int(np.count_nonzero(part == self._tokenizer.end_of_text))
+            self._text_bytes += int(self._tokenizer.token_bytes[part].sum())
             if self._filled == len(self._buffer):
                 self._flush()
+            tokens = tokens[len(part) :]
 
     def _flush(self) -> None:
-        tokens = self._buffer[: self._filled]
         name = f"{self._split}/{len(self._shards):05d}.arrow"
-        batch = pa.record_batch([pa.array(tokens)], names=[COLUMN])
+        batch = pa.record_batch([pa.array(self._buffer[: self._filled])], names=[COLUMN])
         with pa.ipc.new_file(str(self._directory / name), batch.schema) as writer:
             writer.write_batch(batch)
         self._shards.append(
             {
                 "file": name,
-                "tokens": len(tokens),
-                "documents": int((tokens == self._tokenizer.end_of_text).sum()),
-                "text_bytes": int(self._tokenizer.token_bytes[tokens].sum()),
+                "tokens": self._filled,
+                "documents": self._documents,
+                "text_bytes": self._text_bytes,
             }
         )
-        self._filled = 0
+        self._filled = self._documents = self._text_bytes = 0
 
     def close(self) -> dict[str, Any]:
         """Write what is left; the facts of the split."""
@@ -125,7 +137,7 @@ class _Writer:
         totals = ("tokens", "documents", "text_bytes")
         return {
             **{key: sum(shard[key] for shard in self._shards) for key in totals},
-            "truncated": self._truncated,
+            "truncated": self.truncated,
             "shards": self._shards,
         }
 
@@ -191,7 +203,8 @@ class Tokens:
 
 def _map(path: Path) -> NDArray[Any]:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    return reader.get_batch(0).column(COLUMN).to_numpy(zero_copy_only=True)
+    # Not `to_numpy`, which imports pandas: 0.3 s.
+    return np.from_dlpack(reader.get_batch(0).column(COLUMN))
 
 
 def window_count(n_tokens: int, context_length: int) -> int:

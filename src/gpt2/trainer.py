@@ -22,6 +22,7 @@ from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
 from gpt2.errors import UserError
+from gpt2.interrupts import held_back
 from gpt2.loss import linear_cross_entropy
 from gpt2.model import GPT2
 from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
@@ -31,8 +32,8 @@ from gpt2.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-COMPILE_PAYS_AFTER = {"cpu": 10_000, "cuda": 200}
-"""Optimizer steps from which `compile: auto` compiles: it starts 10 to 60 s later."""
+COMPILE_PAYS_AFTER = {"cuda": 200}
+"""Optimizer steps from which `compile: auto` compiles; on a CPU it gains nothing."""
 
 
 class TrainParams(OptimizerParams, DeviceParams):
@@ -44,7 +45,7 @@ class TrainParams(OptimizerParams, DeviceParams):
     micro_batch_size: Positive | None = None
     """Sequences that are in memory at once; their gradients accumulate. None: the whole batch."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile; auto: where a compiler is found and the run is long enough to pay for it."""
+    """torch.compile; auto: on a GPU, where the run is long enough to pay for a slow start."""
     activation_checkpointing: bool = False
     """Keep only what enters each block and compute the rest again for its gradient: much less
     memory, a third more time (Chen et al. 2016)."""
@@ -145,6 +146,8 @@ def fit(
     ``keep="best"`` leaves the weights of the best evaluation in the model, else the last ones stay.
     ``on_evaluation(step)`` is called after each evaluation, to show sample text.
 
+    Ctrl-C and SIGTERM take effect after the step in progress and a checkpoint.
+
     Raises:
         UserError: the loss or gradient is not finite; the weights are those before that step.
     """
@@ -162,53 +165,66 @@ def fit(
         best = {name: t for name, t in tensors.items() if name.startswith("best/")}
         scaler.load_state_dict(state["scaler"])
         history, first = History(**state["history"]), state["step"]
-    loss_of = _maybe_compile(model, params, runtime, steps)
+        # The last step's may be there already: it is made once more.
+        history.evaluations = [e for e in history.evaluations if e["step"] < first]
+    loss_of = choose_loss(model, params, runtime, steps)
     progress = Progress(run_directory.stage, steps, "step", start=first)
     tracker.begin(run_directory.path)
     # What a killed process had not sent yet; the tracker leaves out what it had.
     for point in [*history.curve, *history.evaluations]:
         _tell(tracker, point)
 
-    for step in range(first, steps + 1):
-        if step % params.eval_interval == 0 or step == steps:
-            evaluation = evaluate(model, validation(), runtime)
-            history.evaluations.append({"step": step, "val_loss": evaluation.loss})
-            _tell(tracker, history.evaluations[-1])
-            progress.note(f"step {step}: val_loss {evaluation.loss:.4f}")
-            if keep == "best" and history.best["step"] == step:
-                best = {
-                    f"best/{name}": t.detach().clone() for name, t in model.state_dict().items()
-                }
-            on_evaluation(step)
-        if step == steps:
-            break
+    done = first
 
-        started = time.perf_counter()
-        factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
-        set_lr(optimizers, factor)
-        batches = [_to(batch, runtime.device) for batch in train(step)]
-        loss, grad_norm = train_step(
-            loss_of, model, batches, optimizers, scaler, runtime, params, step
-        )
-        elapsed = time.perf_counter() - started
-        tokens = sum(batch.inputs.numel() for batch in batches)
-        history.tokens += tokens
-        history.seconds += elapsed
-        if step % params.log_interval == 0 or step == steps - 1:
-            point = {
-                "step": step,
-                "loss": loss,
-                "lr": params.lr * factor,
-                "grad_norm": grad_norm,
-                "tokens_per_second": tokens / elapsed,
-            }
-            history.curve.append(point)
-            _tell(tracker, point)
-        progress.advance(f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s")
-        history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
-        if (step + 1) % params.checkpoint_interval == 0 and step + 1 < steps:
-            state = {"history": vars(history), "scaler": scaler.state_dict()}
-            run_directory.save(step + 1, state, {**checkpoint.pack(model, optimizers), **best})
+    def save() -> None:
+        state = {"history": vars(history), "scaler": scaler.state_dict()}
+        run_directory.save(done, state, {**checkpoint.pack(model, optimizers), **best})
+
+    with held_back() as interrupt:
+        for step in range(first, steps + 1):
+            if step % params.eval_interval == 0 or step == steps:
+                evaluation = evaluate(model, validation(), runtime)
+                history.evaluations.append({"step": step, "val_loss": evaluation.loss})
+                _tell(tracker, history.evaluations[-1])
+                progress.note(f"step {step}: val_loss {evaluation.loss:.4f}")
+                if keep == "best" and history.best["step"] == step:
+                    best = {
+                        f"best/{name}": t.detach().clone() for name, t in model.state_dict().items()
+                    }
+                on_evaluation(step)
+            if step == steps:
+                break
+
+            started = time.perf_counter()
+            factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
+            set_lr(optimizers, factor)
+            batches = [_to(batch, runtime.device) for batch in train(step)]
+            loss, grad_norm = train_step(
+                loss_of, model, batches, optimizers, scaler, runtime, params, step
+            )
+            elapsed = time.perf_counter() - started
+            tokens = sum(batch.inputs.numel() for batch in batches)
+            history.tokens += tokens
+            history.seconds += elapsed
+            if step % params.log_interval == 0 or step == steps - 1:
+                point = {
+                    "step": step,
+                    "loss": loss,
+                    "lr": params.lr * factor,
+                    "grad_norm": grad_norm,
+                    "tokens_per_second": tokens / elapsed,
+                }
+                history.curve.append(point)
+                _tell(tracker, point)
+            progress.advance(f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s")
+            history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
+            done = step + 1
+            if interrupt.signal is not None:
+                break
+            if done % params.checkpoint_interval == 0 and done < steps:
+                save()
+        if interrupt.signal is not None:
+            save()
     progress.close()
     if keep == "best":
         model.load_state_dict({name.removeprefix("best/"): t for name, t in best.items()})
@@ -270,9 +286,10 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
-def _maybe_compile(
+def choose_loss(
     model: GPT2, params: TrainParams, runtime: Runtime, steps: int
 ) -> Callable[[GPT2, Batch], Tensor]:
+    """`loss_sum`, compiled if the parameters say so and a compiler is there."""
     wanted = params.compile
     if wanted == "auto":
         wanted = steps >= COMPILE_PAYS_AFTER.get(runtime.device.type, steps + 1)

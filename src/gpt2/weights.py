@@ -6,7 +6,7 @@ OpenAI's Conv1D keeps ``(in, out)`` where PyTorch's Linear keeps ``(out, in)``.
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gpt2 import files
 from gpt2.errors import UserError
@@ -157,11 +158,28 @@ def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         model = GPT2(config)
     _check_names_and_shapes(path, tensors, model.state_dict())
     model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return model
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves parameters as they are. Random numbers for tensors without storage would make PyTorch
+    import its compiler, which takes a second."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def read_config(path: Path, dropout: float = 0.0) -> GPT2Config:

@@ -1,7 +1,11 @@
 """Generation against Hugging Face's, and sampling against the probabilities it should have."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import GPT2Config as PeerConfig
 from transformers import GPT2LMHeadModel
 from transformers.generation.logits_process import (
@@ -12,12 +16,20 @@ from transformers.generation.logits_process import (
 
 from gpt2.device import Runtime
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate, next_token_probabilities, stream
-from gpt2.model import GPT2, GPT2Config
+from gpt2.generation import (
+    Decoder,
+    Product,
+    SamplingParams,
+    generate,
+    next_token_probabilities,
+    stream,
+)
+from gpt2.model import GPT2, Block, GPT2Config, Past
 from gpt2.weights import from_openai
 
 CONFIG = GPT2Config(vocab_size=61, context_length=40, n_layer=2, n_head=2, n_embd=32)
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)
+BFLOAT16 = Runtime(torch.device("cpu"), torch.bfloat16)
 END = 60
 NEVER = -1
 
@@ -113,9 +125,9 @@ def test_probabilities_equal_transformers(sampling):
 def test_samples_have_their_probabilities(model):
     sampling = SamplingParams(max_new_tokens=1, temperature=1.0, top_k=6)
     n = 4000
-    first = torch.tensor(generate(model, [[1, 2, 3]] * n, sampling, NEVER, RUNTIME, n))[:, 0]
+    first = torch.tensor(generate(model, [[1]] * n, sampling, NEVER, RUNTIME, n))[:, 0]
     with torch.no_grad():
-        expected = next_token_probabilities(model(torch.tensor([[1, 2, 3]]))[:, -1], sampling)[0]
+        expected = next_token_probabilities(model.eval()(torch.tensor([[1]]))[:, -1], sampling)[0]
     observed = torch.bincount(first, minlength=61) / n
     # Five standard deviations of a binomial count.
     assert ((observed - expected).abs() <= 5 * (expected * (1 - expected) / n).sqrt()).all()
@@ -133,19 +145,73 @@ def test_a_stream_is_what_generate_gives(model, temperature, end):
 @pytest.mark.parametrize("taken", [1, 5])
 def test_a_stream_computes_each_token_when_it_is_asked_for_and_may_be_left(model, taken):
     passes = []
-    handle = model.ln_f.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+
+    def note(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, Block) and module.attn.layer == 0:
+            passes.append(torch.is_grad_enabled())
+
     model.train()
-    runtime = Runtime(torch.device("cpu"), torch.bfloat16)
-    tokens = stream(model, [1, 2], SamplingParams(max_new_tokens=5), NEVER, runtime)
-    assert passes == []
-    for n in range(taken):
-        next(tokens)
-        assert passes == [False] * (n + 1)
-        assert torch.is_grad_enabled()
+    tokens = stream(model, [1], SamplingParams(max_new_tokens=5), NEVER, BFLOAT16)
+    with register_module_forward_hook(note):
+        for n in range(taken):
+            next(tokens)
+            assert passes == [False] * (n + 1)
+            assert torch.is_grad_enabled()
     tokens.close()
-    handle.remove()
     assert model.training
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_streams_may_be_taken_in_turns_and_by_threads(model):
+    sampling = SamplingParams(max_new_tokens=9, temperature=1.0)
+    whole = [generate(model, [ids], sampling, NEVER, BFLOAT16)[0] for ids in prompts()[:3]]
+    streams = [stream(model, ids, sampling, NEVER, BFLOAT16) for ids in prompts()[:3]]
+    assert [list(tokens) for tokens in zip(*zip(*streams, strict=True), strict=True)] == whole
+    streams = [stream(model, ids, sampling, NEVER, BFLOAT16) for ids in prompts()[:3]]
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(list, streams)) == whole
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (7, 1, 32), (2, 19, 32)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_product_is_a_linear_layer(shape, bias, gelu, dtype):
+    generator = torch.Generator().manual_seed(6)
+    weight, x = torch.randn(61, 32, generator=generator), torch.randn(shape, generator=generator)
+    added = torch.randn(61, generator=generator) if bias else None
+    product = Product(weight, added, Runtime(torch.device("cpu"), dtype), gelu)
+    expected = F.linear(x, weight, added)
+    if gelu:
+        expected = F.gelu(expected, approximate="tanh")
+    assert product(x).dtype == dtype
+    rounding = 2 * torch.finfo(dtype).eps * expected.abs().max().item()
+    torch.testing.assert_close(product(x).float(), expected, rtol=0, atol=max(rounding, 1e-5))
+
+
+@pytest.mark.parametrize("runtime", [RUNTIME, BFLOAT16])
+def test_a_decoder_computes_what_the_model_does(model, runtime):
+    ids = torch.tensor([prompts()[4]])
+    decoder = Decoder(model, runtime)
+    cache = decoder.cache(3, 20)
+    before = Past(cache, torch.arange(19)[None], first_row=2)
+    decoder.features(ids[:, :19], before)
+    cache.move(2, 1)
+    last = Past(cache, torch.tensor([[19]]), first_row=1)
+    with torch.no_grad(), runtime.autocast():
+        expected = model.eval()(ids)[:, -1].float()
+    found = decoder.next_logits(ids[:, 19:], last).float()
+    rounding = 1e-5 if runtime is RUNTIME else 0.03
+    assert (found - expected).abs().max() <= rounding * expected.abs().max()
+
+
+def test_a_decoder_shares_what_it_need_not_change_and_leaves_the_model_alone(model):
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    decoder = Decoder(model.train(), BFLOAT16)
+    assert decoder.model.wte.weight.data_ptr() == model.wte.weight.data_ptr()
+    assert model.training
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_any_seed_will_do(model):

@@ -8,7 +8,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.errors import UserError
-from gpt2.model import GPT2, Architecture, GPT2Config, KVCache
+from gpt2.model import GPT2, Architecture, GPT2Config, KVCache, Past
 from gpt2.params import parse
 from gpt2.trainer import loss_sum
 from gpt2.weights import from_openai, to_openai
@@ -97,9 +97,9 @@ def test_decoding_with_a_cache_equals_the_full_forward_pass(config):
     cache = KVCache(config, B, T, full)
     positions = torch.arange(T).expand(B, T)
     head = T // 2
-    parts = [model(ids[:, :head], positions[:, :head], cache)]
+    parts = [model(ids[:, :head], Past(cache, positions[:, :head]))]
     for t in range(head, T):
-        parts.append(model(ids[:, t : t + 1], positions[:, t : t + 1], cache))
+        parts.append(model(ids[:, t : t + 1], Past(cache, positions[:, t : t + 1])))
     assert_close(torch.cat(parts, 1), full)
 
 
@@ -112,10 +112,10 @@ def test_rows_of_different_lengths_share_a_cache():
     padded = ids[:, :9].clone()
     for row, length in enumerate(lengths):
         padded[row, length:] = 0
-    model(padded, torch.arange(9).expand(3, 9), cache)
+    model(padded, Past(cache, torch.arange(9).expand(3, 9)))
     for step in range(4):
         new = torch.stack([ids[row, length + step] for row, length in enumerate(lengths)])
-        logits = model(new[:, None], (lengths + step)[:, None], cache)
+        logits = model(new[:, None], Past(cache, (lengths + step)[:, None]))
         for row, length in enumerate(lengths):
             assert_close(logits[row, 0], model(ids[row : row + 1, : length + step + 1])[0, -1])
 

@@ -43,9 +43,9 @@ def split_of(index: int) -> str:
 
 def write(directory: Path, tokenizer: Tokenizer, texts: list[str], shard_tokens: int) -> None:
     facts: dict[str, object] = {}
-    documents = ((split_of(i), tokenizer.encode(text)) for i, text in enumerate(texts))
+    rows = ((split_of(i), tokenizer.encode_documents([text])) for i, text in enumerate(texts))
     with new_directory(directory, facts) as new:
-        facts |= write_shards(new, documents, tokenizer, shard_tokens)
+        facts |= write_shards(new, rows, tokenizer, shard_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,10 @@ def test_windows_are_views_of_the_file_but_across_shards(
 
 
 def test_documents_are_cut_at_the_limit(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    documents = [tokenizer.encode("a b c d"), tokenizer.encode("é" * 9), tokenizer.encode("a")]
-    pairs = [("train", ids) for ids in documents] + [("validation", documents[0])]
+    texts = ["a b c d", "é" * 9, "a", ""]
+    documents = [tokenizer.encode(text) for text in texts]
+    rows = [tokenizer.encode_documents(part) for part in (texts, texts[:1])]
+    pairs = list(zip(("train", "validation"), rows, strict=True))
     facts: dict[str, object] = {}
     with new_directory(tmp_path / "tokens", facts) as new:
         facts |= write_shards(new, pairs, tokenizer, SHARD, max_document_tokens=4)
@@ -157,11 +159,11 @@ def test_a_vocabulary_beyond_16_bits_is_written_as_uint32(tmp_path: Path) -> Non
 
 
 def test_writing_keeps_memory_flat(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    document = [1] * 5000
+    row = np.array([tokenizer.end_of_text] + [1] * 5000)
 
-    def peak(documents: int, name: str) -> int:
+    def peak(rows: int, name: str) -> int:
         (tmp_path / name).mkdir()
-        pairs = (("train" if i else "validation", document) for i in range(documents))
+        pairs = (("train" if i else "validation", row) for i in range(rows))
         tracemalloc.start()
         write_shards(tmp_path / name, pairs, tokenizer, shard_tokens=50_000)
         _, most = tracemalloc.get_traced_memory()
@@ -173,7 +175,7 @@ def test_writing_keeps_memory_flat(tokenizer: Tokenizer, tmp_path: Path) -> None
 
 def test_an_empty_split_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no document falls into the validation split"):
-        write_shards(tmp_path, [("train", [1])], tokenizer, SHARD)
+        write_shards(tmp_path, [("train", np.ones(1, int))], tokenizer, SHARD)
 
 
 def _swap(directory: Path) -> None:

@@ -1,3 +1,4 @@
+import gc
 import json
 import logging
 import os
@@ -97,6 +98,7 @@ def test_what_was_logged_reads_back_equal(root: Path, tmp_path: Path) -> None:
         tracker.figure(figure, "loss.png")
         tracker.artifact(extra)
 
+    assert gc.isenabled()
     (run,) = runs_of(root, "pretrain")
     client = client_of(root)
     assert run.info.status == "FINISHED"

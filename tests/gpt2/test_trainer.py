@@ -182,8 +182,13 @@ from tests.gpt2.test_trainer import model, params, train
 directory, delay = Path(sys.argv[1]), float(sys.argv[2])
 import time
 net = model(dropout=0.1)
-settings = params(optimizer="muon")
-history = train(directory, net, settings, keep="best", on_evaluation=lambda step: time.sleep(delay))
+settings = params(optimizer="muon", checkpoint_interval=int(sys.argv[3]))
+
+def show_samples(step):
+    (directory / "evaluated").touch()
+    time.sleep(delay)
+
+history = train(directory, net, settings, keep="best", on_evaluation=show_samples)
 save_file(net.state_dict(), directory / "weights.safetensors")
 values = [[p["step"], p["loss"]] for p in history.curve] + [
     [p["step"], p["val_loss"]] for p in history.evaluations
@@ -192,11 +197,13 @@ values = [[p["step"], p["loss"]] for p in history.curve] + [
 """
 
 
-def run_program(directory: Path, delay: float) -> subprocess.Popen[bytes]:
+def run_program(
+    directory: Path, delay: float, checkpoint_interval: int = 10
+) -> subprocess.Popen[bytes]:
     directory.mkdir(exist_ok=True)
     paths = os.pathsep.join([".", "src"])
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory), str(delay)],
+        [sys.executable, "-c", PROGRAM, str(directory), str(delay), str(checkpoint_interval)],
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
 
@@ -214,9 +221,29 @@ def test_a_killed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(tmp_path):
     assert run_program(tmp_path / "b", 0).wait() == 0
     assert undisturbed.wait() == 0
 
-    a, b = (load_file(tmp_path / name / "weights.safetensors") for name in "ab")
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_leaves_a_checkpoint_of_its_last_step(tmp_path, number):
+    undisturbed = run_program(tmp_path / "a", 0)
+    stopped = run_program(tmp_path / "b", 0.7, checkpoint_interval=10**6)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "b" / "evaluated").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    stopped.send_signal(number)
+    assert stopped.wait() != 0
+    assert [path.name for path in (tmp_path / "b").glob("test-*/step-*")] == ["step-00000001"]
+    assert run_program(tmp_path / "b", 0, checkpoint_interval=10**6).wait() == 0
+    assert undisturbed.wait() == 0
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    a, b = (load_file(directory / "weights.safetensors") for directory in (one, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in "ab"]
+    histories = [json.loads((directory / "history.json").read_text()) for directory in (one, other)]
     assert histories[0] == histories[1]
 
 

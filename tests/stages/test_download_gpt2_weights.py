@@ -1,7 +1,10 @@
 """Checkpoints of ``transformers`` go through the whole stage, from a hub on this machine."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +143,21 @@ def test_no_model_is_wanted() -> None:
     assert result.exit_code == 0, result.output
     assert read_manifest(MODEL_DIRECTORY) == {"size": "none", "files": {}}
     assert read_json(Path("metrics/download_gpt2_weights.json")) == {"size": "none"}
+
+
+def test_without_a_model_nobody_waits_for_pytorch() -> None:
+    Path("params.yaml").write_text("gpt2_weights: {size: none}\n")
+    arguments = ["stages.download_gpt2_weights", "--model-dir", str(MODEL_DIRECTORY)]
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0
+    assert read_manifest(MODEL_DIRECTORY) == {"size": "none", "files": {}}
+    assert "gpt2.tokenizer" in process.stderr
+    assert "torch" not in process.stderr
 
 
 def test_a_cut_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

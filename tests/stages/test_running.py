@@ -14,6 +14,8 @@ import gpt2
 from stages.running import STAGES
 
 REPOSITORY = Path(gpt2.__file__).parents[2]
+WITH_MODEL = ("pretrain", "finetune", "generate_responses")
+HEAVY = {"torch", "mlflow", "pandas", "matplotlib", "transformers"}
 STAGE = """
 import logging, time, sys
 from importlib import import_module
@@ -173,6 +175,19 @@ def test_experiments_in_copies_run_side_by_side(tmp_path: Path) -> None:
         process.terminate()
         process.communicate()
         assert process.returncode == 143
+
+
+def test_stages_that_run_no_model_import_nothing_heavy() -> None:
+    without = [stage for stage in STAGES if stage not in WITH_MODEL]
+    modules = ", ".join(f"stages.{stage}" for stage in without)
+    process = subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}; print({HEAVY!r} & set(sys.modules))"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("module", STAGES)

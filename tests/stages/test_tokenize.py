@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,10 +10,19 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from gpt2.files import new_directory, read_json, read_manifest
-from gpt2.shards import Tokens
-from gpt2.tokenizer import END_OF_TEXT, Tokenizer
-from stages.tokenize import TokenizeParams, draw, main, split_documents
+from gpt2.files import digest, new_directory, read_json, read_manifest
+from gpt2.shards import Tokens, write_shards
+from gpt2.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
+from stages.tokenize import (
+    BATCH_CHARACTERS,
+    TokenizeParams,
+    batches,
+    draw,
+    encode,
+    main,
+    share_of,
+    split_documents,
+)
 
 TEXTS = [
     text
@@ -95,6 +105,46 @@ def test_two_runs_write_the_same_bytes() -> None:
         assert run().exit_code == 0
         manifests.append([read_manifest(Path(name)) for name in ("tokenizer", "tokens")])
     assert manifests[0] == manifests[1]
+
+
+def test_any_number_of_threads_writes_the_same_bytes() -> None:
+    tokenizer = train_bpe(TEXTS, 512)
+    texts = [*TEXTS * 12, f"a{END_OF_TEXT}b"]
+    pieces = [("validation" if draw(1, text) < 0.2 else "train", text) for text in texts]
+    assert len(list(batches(pieces))) > 8  # so some have to wait
+    digests = set()
+    for workers in (1, 2, 4):
+        with new_directory(Path("tokens")) as new:
+            facts = write_shards(new, encode(pieces, tokenizer, workers), tokenizer, 300_000)
+        digests.add(digest(Path("tokens")))
+        assert len(facts["splits"]["train"]["shards"]) > 2
+    assert len(digests) == 1
+
+
+def test_only_a_few_batches_are_at_work() -> None:
+    read: list[str] = []
+
+    def endless() -> Iterator[tuple[str, str]]:
+        while True:
+            read.append("a " * (BATCH_CHARACTERS // 2))
+            yield "train", read[-1]
+
+    rows = encode(endless(), train_bpe(TEXTS, 300), workers=2)
+    for number in range(10):
+        next(rows)
+        assert len(read) <= number + 1 + 2 * 2
+    rows.close()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3, 0.05])
+def test_a_share_of_the_texts_trains_the_tokenizer(share: float) -> None:
+    long = "\n".join(TEXTS)
+    texts = [*(f"{text}{n}" for n in range(20) for text in TEXTS), long]
+    sampled = list(share_of(texts, share, seed=1))
+    assert sum(map(len, sampled)) == pytest.approx(share * sum(map(len, texts)), rel=0.3)
+    assert sampled[-1] == long[: int(share * len(long))]
+    if share == 1:
+        assert sampled == texts
 
 
 def test_the_split_depends_on_the_text_alone() -> None:

@@ -1,17 +1,20 @@
 """Files of text, JSON, JSON Lines or Parquet, plain or inside ``.gz`` and ``.zip``, as rows.
 
-A file is what its suffix says. Nothing is unpacked to disk, and nothing is larger than it may be.
+A file is what its suffix says. Rows come as they are read: nothing is unpacked to disk, and what is
+in memory at a time, a text, a line or a list of JSON, is no larger than it may be.
 """
 
 import gzip
 import json
 import zipfile
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
+from itertools import chain, count
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from gpt2.params import Params
 
@@ -27,7 +30,11 @@ RECORDS: dict[str, Format] = {
 TEXTS = (".md", ".rst", ".text", ".txt")
 ARCHIVES = (".gz", ".zip")
 LARGEST = 2 * 2**30
-"""Bytes of a file, or of what an archive holds: it is all in memory, and archives may be bombs."""
+"""Bytes of what is all in memory: archives may be bombs."""
+EMPTY = "empty. Give it text, or name another file in the parameters"
+PARQUET_ROWS = 1024
+PARQUET_BUFFER = 2**20
+"""Rows and bytes that are read at a time, whatever the size of the file's row groups."""
 
 
 class FormatParams(Params):
@@ -61,7 +68,7 @@ class RawData(NamedTuple):
 
 
 class _UnreadableError(Exception):
-    """Why no row of a file can be had."""
+    """Why no more rows of a file can be had."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Reader:
     format: Format | None = None
     """What every file holds, whatever its suffix."""
     largest: int = LARGEST
-    """Bytes, when unpacked."""
+    """Bytes in memory at a time."""
 
     def knows(self, name: str) -> bool:
         """Whether a file found in a directory or an archive is meant to be read."""
@@ -88,49 +95,83 @@ class Reader:
         known = self.format is not None or suffix == ".zip" or suffix in RECORDS
         return known or (self.otherwise == "text" and suffix in TEXTS)
 
-    def rows(self, name: str, content: bytes) -> Iterator[Row]:
+    def rows(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
         """The rows of one file. What is wrong with a row, or the whole file, is told in its place.
 
         Args:
             name: with the suffixes that tell what it is; the rows are named after it.
-            content: its bytes.
+            file: open and at its beginning.
         """
         try:
-            yield from self._rows(name, content)
+            yield from self._rows(name, file)
         except _UnreadableError as error:
             yield Row(name, "", None, str(error))
+        except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            yield Row(name, "", None, f"damaged archive ({error})")
 
-    def _rows(self, name: str, content: bytes) -> Iterator[Row]:
+    def _rows(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
         suffix = PurePosixPath(name).suffix.lower()
         if suffix == ".gz":
-            return self.rows(name[: -len(suffix)], _unpacked(content, self.largest))
+            return self._rows(name[: -len(suffix)], gzip.GzipFile(fileobj=file))
         if suffix == ".zip":
-            return self._members(name, content)
+            return self._members(name, self._seekable(file))
         match self.format or RECORDS.get(suffix, self.otherwise):
             case "parquet":
-                return _numbered(name, "row", _parquet(content, self.columns))
+                return _numbered(name, "row", _parquet(self._seekable(file), self.columns))
             case "json":
-                return _json(name, _decoded(content))
+                return self._json(name, file)
             case "text":
-                return iter([Row(name, "", _decoded(content))])
+                return iter([Row(name, "", _filled(_decoded(self._whole(file))))])
 
-    def _members(self, name: str, content: bytes) -> Iterator[Row]:
+    def _members(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
         """The rows of a zip archive's members, in the order of their names."""
-        try:
-            with zipfile.ZipFile(BytesIO(content)) as archive:
-                members = [item for item in archive.infolist() if self._is_member(item.filename)]
-                if not members:
-                    raise _UnreadableError(f"no file in it ends in {self.suffixes()}")
-                _check_size(sum(item.file_size for item in members), self.largest)
-                for item in sorted(members, key=lambda item: item.filename):
-                    with archive.open(item) as member:
-                        # No further than its stated size: a lie about it cannot hide a bomb.
-                        content = member.read(item.file_size)
-                    yield from inside(name, item.filename, self.rows(item.filename, content))
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise _UnreadableError(f"damaged archive ({error})") from error
-        except (RuntimeError, NotImplementedError) as error:  # a password; another compression
-            raise _UnreadableError(f"archive that cannot be read ({error})") from error
+        with zipfile.ZipFile(file) as archive:
+            members = [item for item in archive.infolist() if self._is_member(item.filename)]
+            if not members:
+                raise _UnreadableError(f"no file in it ends in {self.suffixes()}")
+            for item in sorted(members, key=lambda item: item.filename):
+                try:
+                    # It gives no more than its stated size: a lie about it cannot hide a bomb.
+                    member = cast(zipfile.ZipExtFile, archive.open(item))
+                except (RuntimeError, NotImplementedError) as error:  # a password; a compression
+                    raise _UnreadableError(f"archive that cannot be read ({error})") from error
+                with member:
+                    yield from inside(name, item.filename, self.rows(item.filename, member))
+
+    def _json(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
+        lines = self._lines(file)
+        first = next(lines, None)
+        if first is None:
+            raise _UnreadableError(EMPTY)
+        if first[1].removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+            file.seek(0)
+            return _json_list(name, _decoded(self._whole(file)))
+        return _json_lines(name, chain([first], lines))
+
+    def _lines(self, file: BufferedIOBase) -> Iterator[tuple[int, bytes]]:
+        """Number and content of each line that is not empty."""
+        for number in count(1):
+            line = self._limited(file.readline(self.largest + 1))
+            if not line:
+                return
+            if line.strip():
+                yield number, line
+
+    def _whole(self, file: BufferedIOBase) -> bytes:
+        return self._limited(file.read(self.largest + 1))
+
+    def _limited(self, content: bytes) -> bytes:
+        if len(content) > self.largest:
+            raise _UnreadableError(
+                f"a text, a line or a list has more than {self.largest:,} bytes, too many to hold "
+                "in memory. Divide it; JSON Lines may be as long as they like"
+            )
+        return content
+
+    def _seekable(self, file: BufferedIOBase) -> BufferedIOBase:
+        """A file whose end can be read first, as that of Parquet and zip must be."""
+        packed = isinstance(file, gzip.GzipFile | zipfile.ZipExtFile)
+        return BytesIO(self._whole(file)) if packed else file
 
     def suffixes(self) -> str:
         """The end of a message that nothing known was found."""
@@ -149,26 +190,8 @@ def inside(folder: str, name: str, rows: Iterable[Row]) -> Iterator[Row]:
         yield row._replace(name=f"{folder}/{row.name}" if folder else row.name, place=place)
 
 
-def _unpacked(content: bytes, largest: int) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=BytesIO(content)) as file:
-            unpacked = file.read(largest + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _UnreadableError(f"damaged gzip file ({error})") from error
-    _check_size(len(unpacked), largest)
-    return unpacked
-
-
-def _check_size(size: int, largest: int) -> None:
-    if size > largest:
-        raise _UnreadableError(
-            f"unpacked it has {largest:,} bytes or more, too many to hold in memory. "
-            "Divide it into several files"
-        )
-
-
 def _decoded(content: bytes) -> str:
-    """Text that is not empty, without the byte order mark of some editors."""
+    """Text without the byte order mark of some editors."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -178,14 +201,16 @@ def _decoded(content: bytes) -> str:
         ) from error
     if "\0" in text:
         raise _UnreadableError(f"byte {content.index(0)} is 0, so this is no text. Unpack it first")
-    if not text.strip():
-        raise _UnreadableError("empty. Give it text, or name another file in the parameters")
     return text
 
 
-def _json(name: str, text: str) -> Iterator[Row]:
-    if not text.lstrip().startswith("["):
-        return _json_lines(name, text)
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise _UnreadableError(EMPTY)
+    return text
+
+
+def _json_list(name: str, text: str) -> Iterator[Row]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -195,27 +220,29 @@ def _json(name: str, text: str) -> Iterator[Row]:
     return _numbered(name, "record", values)
 
 
-def _json_lines(name: str, text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_lines(name: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
+    for number, line in lines:
         row = Row(f"{name}:{number}", f"line {number}", None)
-        if not line.strip():
-            continue
         try:
-            yield row._replace(value=json.loads(line))
+            yield row._replace(value=json.loads(_decoded(line)))
+        except _UnreadableError as error:
+            yield row._replace(problem=str(error))
         except json.JSONDecodeError as error:
             yield row._replace(problem=f"not valid JSON ({error.msg}, column {error.colno})")
         except (ValueError, RecursionError) as error:  # a number, or a nesting, without end
             yield row._replace(problem=f"not valid JSON ({error})")
 
 
-def _parquet(content: bytes, columns: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _parquet(file: BufferedIOBase, columns: frozenset[str]) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(BytesIO(content))
-        names = [name for name in file.schema_arrow.names if name in columns]
-        for batch in file.iter_batches(columns=names):
+        table = pq.ParquetFile(
+            pa.PythonFile(file, "r"), buffer_size=PARQUET_BUFFER, pre_buffer=False
+        )
+        names = [name for name in table.schema_arrow.names if name in columns]
+        for batch in table.iter_batches(PARQUET_ROWS, columns=names, use_threads=False):
             yield from map(without_nulls, batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise _UnreadableError(f"not a valid Parquet file ({error})") from error

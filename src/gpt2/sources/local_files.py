@@ -1,6 +1,5 @@
 """Your own files: one, all below a directory, or those that a pattern matches."""
 
-import hashlib
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePath
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.sources.checks import Sha256
 from gpt2.sources.formats import FormatParams, RawData, Reader, Row, inside
@@ -50,13 +50,17 @@ def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
 
     def rows() -> Iterator[Row]:
         for path in paths:
-            name, content = path.relative_to(folder).as_posix(), _content(path)
-            digest = hashlib.sha256(content).hexdigest()
-            if params.sha256 not in (None, digest):
-                raise UserError(f"{path}: sha256 is {digest}, expected {params.sha256}")
-            facts[name] = {"bytes": len(content), "sha256": digest}
-            found = reader.rows(name, content)
-            yield from found if path == place else inside("", name, found)
+            name = path.relative_to(folder).as_posix()
+            try:
+                digest = files.sha256(path)
+                if params.sha256 not in (None, digest):
+                    raise UserError(f"{path}: sha256 is {digest}, expected {params.sha256}")
+                facts[name] = {"bytes": path.stat().st_size, "sha256": digest}
+                with path.open("rb") as file:
+                    found = reader.rows(name, file)
+                    yield from found if path == place else inside("", name, found)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
     return RawData(str(place), rows(), {"raw": facts})
 
@@ -82,10 +86,3 @@ def _files(path: str, root: Path, reader: Reader) -> tuple[Path, list[Path]]:
 def _before_pattern(path: str, root: Path) -> Path:
     """``path`` as far as it is no pattern."""
     return root.joinpath(*takewhile(lambda part: not PATTERN & set(part), PurePath(path).parts))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -2,10 +2,10 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from random import Random
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
@@ -37,7 +37,8 @@ class RowParams(Params):
     """Take at most so many; null takes all, in their order."""
     sampling: Literal["hash", "random", "first"] = "hash"
     """Which ones: drawn by the hash of their content, in their order; by ``random.sample``, in the
-    order in which it draws them; or the first ones, and no more is read."""
+    order in which it draws them, for which all rows must fit into memory; or the first ones, and no
+    more is read."""
     seed: NonNegative = 123
     """Decides what is drawn, and for instructions what is held out."""
     on_bad_record: Literal["error", "skip"] = "error"
@@ -84,13 +85,6 @@ class OwnInstructions(RowParams, SplitParams):
         return {name: name for name in names} | {str(key): at for key, at in self.columns.items()}
 
 
-class OwnDocuments(NamedTuple):
-    """The documents of a corpus, and how many rows were skipped."""
-
-    documents: list[Document]
-    skipped: int
-
-
 class OwnRecords(NamedTuple):
     """Instruction records, and what the metrics say about them."""
 
@@ -113,20 +107,22 @@ class _Alpaca(BaseModel):
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-def documents(data: RawData, params: OwnCorpus) -> OwnDocuments:
-    """The documents that ``params`` ask for.
+def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
+    """The documents that ``params`` ask for, as they are read.
+
+    After the last one ``data.facts`` say how many rows were ``skipped``.
 
     Raises:
-        UserError: the list of all rows that are none, unless they are to be skipped and others
-            are left.
+        UserError: after the last one: the list of all rows that are none, unless they are to be
+            skipped and others are left.
     """
-    found = []
-    rows = draw(data.rows, params)
-    for row, item in zip(rows, _checked(rows, _Text, params, data.origin), strict=True):
+    checks = _Checks(_Text, data.origin, params)
+    for row in draw(data.rows, params):
+        item = checks.of(row)
         if item is not None:
             text = _without_empty_lines(item.text) if params.lines == "strip" else item.text
-            found.append(Document(item.name or row.name, text))
-    return OwnDocuments(found, len(rows) - len(found))
+            yield Document(item.name or row.name, text)
+    data.facts["skipped"] = checks.skipped()
 
 
 def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
@@ -139,16 +135,19 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
         UserError: as `documents`.
     """
     found = []
-    rows = draw(data.rows, params)
-    for position, item in enumerate(_checked(rows, _Alpaca, params, data.origin)):
+    checks = _Checks(_Alpaca, data.origin, params)
+    rows = list(draw(data.rows, params))
+    for position, row in enumerate(rows):
+        item = checks.of(row)
         if item is not None:
             split = (
                 split_of(_question(item.instruction, item.input), params)
                 if params.split_by == "hash"
                 else split_at(position, len(rows), params)
             )
-            record = InstructionRecord(**item.model_dump(), split=split, name=rows[position].name)
+            record = InstructionRecord(**item.model_dump(), split=split, name=row.name)
             found.append(record)
+    skipped = checks.skipped()
     shared = questions_in_two_splits(found)
     if shared:
         logger.warning(
@@ -157,19 +156,19 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
             data.origin,
             shared,
         )
-    facts = {"skipped_records": len(rows) - len(found), "questions_in_two_splits": shared}
+    facts = {"skipped_records": skipped, "questions_in_two_splits": shared}
     return OwnRecords(found, facts)
 
 
-def draw(rows: Iterable[Row], params: RowParams) -> list[Row]:
-    """At most ``params.limit`` rows."""
+def draw(rows: Iterable[Row], params: RowParams) -> Iterable[Row]:
+    """At most ``params.limit`` rows, one by one if these are the first or all."""
     if params.sampling == "first" or params.limit is None:
-        return list(islice(rows, params.limit))
-    everything = list(rows)
+        return islice(rows, params.limit)
     if params.sampling == "random":
+        everything = list(rows)
         # As after `random.seed(seed)`, but no one else's random numbers are touched.
         return Random(params.seed).sample(everything, min(params.limit, len(everything)))
-    return sample(everything, params.limit, lambda row: repr(row.value), params.seed)
+    return sample(rows, params.limit, lambda row: repr(row.value), params.seed)
 
 
 def split_at(position: int, total: int, params: SplitParams) -> Split:
@@ -201,28 +200,57 @@ def _without_empty_lines(text: str) -> str:
     return "\n".join(line.strip() for line in text.split("\n") if line.strip())
 
 
-def _checked(
-    rows: Sequence[Row],
-    schema: type[Schema],
-    params: OwnCorpus | OwnInstructions,
-    origin: str,
-) -> list[Schema | None]:
-    """Each row as ``schema``, None for one that is skipped."""
-    checked: list[Schema | None] = []
-    problems: list[str] = []
-    for row in rows:
-        item, wrong = _check(row, schema, params.column_of)
-        checked.append(item)
-        problems += [f"{row.place}: {problem}" if row.place else problem for problem in wrong]
-    good = sum(item is not None for item in checked)
-    if not rows:
-        raise UserError(f"{origin}: no records in it")
-    if problems and (params.on_bad_record == "error" or not good):
-        raise UserError(_listed(origin, problems, alone=not rows[0].place))
-    if problems:
-        skipped = f"{origin}: {len(rows) - good:,} of {len(rows):,} records skipped"
-        logger.warning("%s", _listed(skipped, problems))
-    return checked
+class _Checks(Generic[Schema]):
+    """Rows made ``schema`` one by one, and a list of what was wrong, of which the end is not kept.
+
+    Args:
+        schema: what a row is to be.
+        origin: leads the messages.
+        params: say whether a bad row is an error.
+    """
+
+    def __init__(
+        self, schema: type[Schema], origin: str, params: OwnCorpus | OwnInstructions
+    ) -> None:
+        self._schema, self._origin, self._params = schema, origin, params
+        self._rows = self._good = self._problems = 0
+        self._shown: list[str] = []
+        self._alone = False
+
+    def of(self, row: Row) -> Schema | None:
+        """The row as ``schema``; None if it is bad."""
+        item, wrong = _check(row, self._schema, self._params.column_of)
+        self._alone |= not self._rows and not row.place
+        self._rows += 1
+        self._good += item is not None
+        self._problems += len(wrong)
+        for problem in wrong[: PROBLEMS_SHOWN - len(self._shown)]:
+            self._shown.append(f"{row.place}: {problem}" if row.place else problem)
+        return item
+
+    def skipped(self) -> int:
+        """How many rows were bad, now that all have been checked.
+
+        Raises:
+            UserError: there were some, and they are an error; or there was no good one.
+        """
+        bad = self._rows - self._good
+        if not self._rows:
+            raise UserError(f"{self._origin}: no records in it")
+        if bad and (self._params.on_bad_record == "error" or not self._good):
+            raise UserError(self._listed(self._origin))
+        if bad:
+            heading = f"{self._origin}: {bad:,} of {self._rows:,} records skipped"
+            logger.warning("%s", self._listed(heading))
+        return bad
+
+    def _listed(self, heading: str) -> str:
+        """The heading and the first problems; on one line if the problem is the whole file's."""
+        if self._alone and self._problems == 1:
+            return f"{heading}: {self._shown[0]}"
+        more = self._problems - len(self._shown)
+        end = [f"and {more:,} more"] if more else []
+        return "\n  ".join([f"{heading}: {self._problems:,} problem(s)", *self._shown, *end])
 
 
 def _check(
@@ -247,13 +275,3 @@ def _describe(problem: Any, columns: dict[str, str]) -> str:
     if problem["type"] == "string_pattern_mismatch":
         return f"'{key}' is empty"
     return f"'{key}': {problem['msg']}" if key else str(problem["msg"])
-
-
-def _listed(heading: str, problems: Sequence[str], alone: bool = False) -> str:
-    """The heading and the first problems; on one line if the problem is the whole file's."""
-    if alone and len(problems) == 1:
-        return f"{heading}: {problems[0]}"
-    shown = list(problems[:PROBLEMS_SHOWN])
-    if len(problems) > len(shown):
-        shown.append(f"and {len(problems) - len(shown):,} more")
-    return "\n  ".join([f"{heading}: {len(problems):,} problem(s)", *shown])

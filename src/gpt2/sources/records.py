@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import model_validator
@@ -69,9 +71,11 @@ def split_of(key: str, params: SplitParams) -> Split:
 def sample(
     items: Iterable[Item], limit: int | None, key: Callable[[Item], str], seed: int
 ) -> list[Item]:
-    """At most ``limit`` items, drawn by the hash of their ``key``, in their own order."""
-    ordered = list(items)
-    if limit is None or len(ordered) <= limit:
-        return ordered
-    drawn = sorted(range(len(ordered)), key=lambda i: unit_hash(key(ordered[i]), seed))[:limit]
-    return [ordered[i] for i in sorted(drawn)]
+    """At most ``limit`` items, drawn by the hash of their ``key``, in their own order.
+
+    No more are in memory, however many there are.
+    """
+    if limit is None:
+        return list(items)
+    drawn = nsmallest(limit, enumerate(items), lambda numbered: unit_hash(key(numbered[1]), seed))
+    return [item for _, item in sorted(drawn, key=itemgetter(0))]

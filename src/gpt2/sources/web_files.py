@@ -1,6 +1,7 @@
 """Your own data behind an address on the web: one file, of the kinds that local files may be."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
@@ -10,7 +11,7 @@ from pydantic import Field
 from gpt2 import files
 from gpt2.sources import urls
 from gpt2.sources.checks import Sha256
-from gpt2.sources.formats import LARGEST, FormatParams, RawData, Reader
+from gpt2.sources.formats import FormatParams, RawData, Reader, Row
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions
 
 Url = Annotated[str, Field(pattern="^https?://")]
@@ -46,10 +47,14 @@ def read(params: UrlCorpus | UrlInstructions, cache: Path) -> RawData:
     if params.sha256 is None or not path.is_file() or files.sha256(path) != params.sha256:
         places = [params.url, *params.mirrors]
         cache.mkdir(parents=True, exist_ok=True)
-        urls.download(places, path, sha256=params.sha256, cache=cache, max_bytes=LARGEST)
-    content = path.read_bytes()
+        urls.download(places, path, sha256=params.sha256, cache=cache)
     reader = Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
     name = PurePosixPath(unquote(urlsplit(params.url).path)).name or "download"
     origin = urls.shown(params.url)
-    raw = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return RawData(origin, reader.rows(name, content), {"raw": {origin: raw}})
+    raw = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+
+    def rows() -> Iterator[Row]:
+        with path.open("rb") as file:
+            yield from reader.rows(name, file)
+
+    return RawData(origin, rows(), {"raw": {origin: raw}})

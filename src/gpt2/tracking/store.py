@@ -3,14 +3,15 @@
 Whatever is sent may raise one of `failures`.
 """
 
+import gc
 import json
 import os
 import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,14 +154,15 @@ class Store:
     def __init__(self, uri: str, root: Path) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        from mlflow.tracking import MlflowClient
-
         self.uri = uri
         self._lock = root / f"{STORE}.lock"
-        # Two processes that make the tables or the experiment at once would fail.
-        with self.lock():
-            self.client = MlflowClient(uri)
-            self.experiment = self._find_experiment(root)
+        with _no_garbage_collection():
+            from mlflow.tracking import MlflowClient
+
+            # Two processes that make the tables or the experiment at once would fail.
+            with self.lock():
+                self.client = MlflowClient(uri)
+                self.experiment = self._find_experiment(root)
 
     def lock(self) -> AbstractContextManager[None]:
         """Keeps other stages of this repository from finding or making the same runs."""
@@ -396,6 +398,18 @@ def pipeline_status(stages: Iterable[str]) -> str:
     return next(
         (status for status in ("RUNNING", "FAILED", "KILLED") if status in {*stages}), "FINISHED"
     )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For imports: what they make stays. To look through it again and again would take a quarter of
+    their time, and once more at the end of the process a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _in_parent(stage: str, key: str) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 import zipfile
 from io import BytesIO
 
@@ -29,13 +30,13 @@ def archive(members: dict[str, bytes]) -> bytes:
 
 
 def rows(name: str, content: bytes, reader: Reader = READER) -> list[Row]:
-    return list(reader.rows(name, content))
+    return list(reader.rows(name, BytesIO(content)))
 
 
 def problem(name: str, content: bytes, reader: Reader = READER) -> str:
-    """What is wrong with a whole file."""
+    """What is wrong with a whole file, or the only member of an archive."""
     (row,) = rows(name, content, reader)
-    assert (row.place, row.value) == ("", None)
+    assert (row.place, row.value) == ("a.txt" if name.endswith(".zip") else "", None)
     return row.problem
 
 
@@ -116,16 +117,16 @@ def test_what_is_found_in_a_directory_is_known_by_its_suffix(otherwise: str) -> 
         ("a.txt", b" \n\t\n", "empty"),
         ("a.jsonl", b"\n\n", "empty"),
         ("a.txt", b"Gr\xfc\xdfe", "byte 2 (0xfc) is not UTF-8"),
-        ("a.json", b'{"text": "Gr\xfc\xdfe"}', "byte 12 (0xfc) is not UTF-8"),
+        ("a.json", b'["Gr\xfc\xdfe"]', "byte 4 (0xfc) is not UTF-8"),
         ("a.tar", b"member\x00\x00", "byte 6 is 0"),
         ("a.json", b"[]", "an empty list"),
         ("a.json", b'[{"text": "a"}', "not valid JSON (Expecting ',' delimiter: line 1 column 15"),
         ("a.json", b"[" * 100_000, "not valid JSON ("),
         ("a.parquet", b"PAR1", "not a valid Parquet file ("),
-        ("a.txt.gz", b"One", "damaged gzip file ("),
-        ("a.txt.gz", gzip.compress(b"One" * 999)[:-9], "damaged gzip file ("),
-        ("a.zip", b"One", "damaged archive ("),
-        ("a.zip", archive({"a.png": b"x", "b.zip": archive({"a.txt": b"x"})}), "no file in it"),
+        ("a.txt.gz", b"One", "damaged archive ("),
+        ("a.txt.gz", gzip.compress(b"One" * 999)[:-9], "damaged archive ("),
+        ("A.ZIP", b"One", "damaged archive ("),
+        ("A.ZIP", archive({"a.png": b"x", "b.zip": archive({"a.txt": b"x"})}), "no file in it"),
     ],
 )
 def test_what_is_wrong_with_a_file(name: str, content: bytes, message: str) -> None:
@@ -140,10 +141,49 @@ def test_a_damaged_member_is_told() -> None:
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "1" * 10_000, "{'a': 1}"])
 def test_lines_that_are_no_json(line: str) -> None:
-    first, second = rows("a.jsonl", f'{{"text": "One"}}\n{line}'.encode())
+    first, second, third = rows("a.jsonl", f'{{"text": "One"}}\n{line}\n[3]'.encode())
     assert first.value == {"text": "One"}
     assert second.place == "line 2"
     assert second.problem.startswith("not valid JSON (")
+    assert third.value == [3]
+
+
+def test_lines_that_are_no_text() -> None:
+    first, second, third = rows("a.jsonl", b'{"text": "One"}\n{"text": "Gr\xfc\xdfe"}\n"\0"')
+    assert first.value == {"text": "One"}
+    assert (second.place, third.place) == ("line 2", "line 3")
+    assert second.problem.startswith("byte 12 (0xfc) is not UTF-8")
+    assert third.problem.startswith("byte 1 is 0")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "zip", "parquet"])
+def test_files_larger_than_the_memory_are_read(kind: str) -> None:
+    """What may be in memory at a time is a row, however many there are."""
+    texts = [f"{n} " + "text " * 20 for n in range(20_000)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    content = {
+        "jsonl": lambda: lines,
+        "jsonl.gz": lambda: gzip.compress(lines),
+        "zip": lambda: archive({"a.jsonl": lines}),
+        "parquet": lambda: parquet({"text": texts}),
+    }[kind]()
+    file, found = BytesIO(content), []
+    reader = Reader(READER.columns, "text", largest=500)
+    tracemalloc.start()
+    for text, row in zip(texts, reader.rows(f"a.{kind}", file), strict=True):
+        found.append(row.value == {"text": text})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert all(found)
+    assert most < 1_000_000 < len(lines) / 2
+
+
+def test_a_line_or_a_list_of_json_must_fit_into_memory() -> None:
+    reader = Reader(READER.columns, "text", largest=500)
+    good, bad = rows("a.jsonl", b'{"text": "One"}\n{"text": "' + b"a" * 500 + b'"}', reader)
+    assert good.value == {"text": "One"}
+    assert "too many to hold in memory" in bad.problem
+    assert "too many to hold in memory" in problem("a.json", b"[3,\n" * 200, reader)
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.zip"])
@@ -168,7 +208,7 @@ def test_an_archive_with_a_password_is_told() -> None:
     content = bytearray(archive({"a.txt": b"One"}))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(signature) + offset] |= 1
-    assert "password" in problem("a.zip", bytes(content))
+    assert "password" in problem("A.ZIP", bytes(content))
 
 
 def test_json_values_are_kept_as_they_are() -> None:

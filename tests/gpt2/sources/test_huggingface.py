@@ -49,7 +49,7 @@ def texts(tmp_path: Path) -> str:
 
 def documents(dataset: str, **keys: object) -> list[Document]:
     params = HuggingfaceCorpus(source="huggingface", dataset=dataset, **keys)
-    return own_data.documents(read(params), params).documents
+    return list(own_data.documents(read(params), params))
 
 
 def test_a_corpus_from_parquet(texts: str) -> None:

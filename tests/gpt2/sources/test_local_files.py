@@ -33,7 +33,7 @@ def texts(tmp_path: Path) -> Path:
 
 def documents(root: Path, path: str, **keys: object) -> list[Document]:
     params = FileCorpus(source="file", path=path, **keys)
-    return own_data.documents(read(params, root), params).documents
+    return list(own_data.documents(read(params, root), params))
 
 
 def refused(root: Path, path: str, **keys: object) -> str:
@@ -93,7 +93,7 @@ def test_a_file_may_be_named_like_a_pattern(tmp_path: Path) -> None:
 def test_the_facts_trace_every_file(tmp_path: Path, texts: Path) -> None:
     params = FileCorpus(source="file", path="texts")
     data = read(params, tmp_path)
-    own_data.documents(data, params)
+    assert len(list(own_data.documents(data, params))) == 4
     assert list(data.facts["raw"]) == ["a.md", "b/two.jsonl.gz", "c.txt", "d.zip"]
     digest = hashlib.sha256(b"One").hexdigest()
     assert data.facts["raw"]["a.md"] == {"bytes": 3, "sha256": digest}

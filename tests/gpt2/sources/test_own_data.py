@@ -1,8 +1,10 @@
 """Rows that become documents and instruction records, or do not."""
 
+import contextlib
 import json
 import logging
 import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -37,20 +39,23 @@ def records(values: list[object], **keys: object) -> list[InstructionRecord]:
 def test_texts_and_records_are_documents() -> None:
     values: list[object] = ["One", {"text": "Two", "year": 1999}, {"name": "b", "text": "Three"}]
     expected = [Document("own:1", "One"), Document("own:2", "Two"), Document("b", "Three")]
-    assert documents(data(values), OwnCorpus()) == (expected, 0)
+    raw = data(values)
+    assert list(documents(raw, OwnCorpus())) == expected
+    assert raw.facts == {"skipped": 0}
 
 
 def test_the_text_may_stand_in_another_column() -> None:
     values: list[object] = [{"content": "One", "text": "-"}, "Two"]
-    found = documents(data(values), OwnCorpus(column="content")).documents
+    found = documents(data(values), OwnCorpus(column="content"))
     assert [document.text for document in found] == ["One", "Two"]
 
 
 def test_lines_are_stripped_as_in_the_tutorial() -> None:
     text = "  The war \r\n\n \t\nbegan in\t1914.\n\n\nIt\u2028ended. \n"
-    stripped = documents(data([text]), OwnCorpus(lines="strip")).documents[0].text
-    assert stripped == "The war\nbegan in\t1914.\nIt\u2028ended."
-    assert documents(data([text]), OwnCorpus()).documents[0].text == text
+    (stripped,) = documents(data([text]), OwnCorpus(lines="strip"))
+    assert stripped.text == "The war\nbegan in\t1914.\nIt\u2028ended."
+    (kept,) = documents(data([text]), OwnCorpus())
+    assert kept.text == text
 
 
 def test_the_tutorials_draw_and_splits() -> None:
@@ -99,7 +104,22 @@ def test_drawn_by_hash_the_order_of_the_file_is_kept_and_does_not_matter() -> No
 
 def test_the_first_rows_are_all_that_is_read() -> None:
     endless = (Row(f"own:{n}", f"row {n}", f"Text {n}") for n in iter(int, 1))
-    assert len(draw(endless, OwnCorpus(limit=3, sampling="first"))) == 3
+    assert len(list(draw(endless, OwnCorpus(limit=3, sampling="first")))) == 3
+
+
+@pytest.mark.parametrize("keys", [{}, {"limit": 20, "seed": 2}, {"on_bad_record": "skip"}])
+def test_rows_pass_through_one_by_one(keys: dict[str, object]) -> None:
+    def peak(rows: int) -> int:
+        made = (Row(f"own:{n}", f"record {n}", f"{n:9} " * 1000 * (n % 9 > 0)) for n in range(rows))
+        tracemalloc.start()
+        with contextlib.suppress(UserError):  # some texts are empty
+            for _ in documents(RawData("own", made, {}), OwnCorpus(**keys)):
+                pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(1000) < 1.3 * peak(100)
 
 
 @pytest.mark.parametrize("sampling", ["hash", "random", "first"])
@@ -188,15 +208,16 @@ def test_bad_records_may_be_skipped_and_are_told(caplog: pytest.LogCaptureFixtur
     assert "own: 6 of 7 records skipped" in caplog.text
     assert "record 2: 'output' is empty" in caplog.text
     values: list[object] = ["One", {"text": " "}, {"text": "Two"}]
-    skipped = documents(data(values), OwnCorpus(on_bad_record="skip"))
-    assert (len(skipped.documents), skipped.skipped) == (2, 1)
+    raw = data(values)
+    assert len(list(documents(raw, OwnCorpus(on_bad_record="skip")))) == 2
+    assert raw.facts == {"skipped": 1}
 
 
 @pytest.mark.parametrize("on_bad_record", ["error", "skip"])
 @pytest.mark.parametrize(("values", "message"), [([], "no records"), ([3, 4], "2 problem")])
 def test_nothing_is_never_enough(on_bad_record: str, values: list[object], message: str) -> None:
     with pytest.raises(UserError, match=f"own: {message}"):
-        documents(data(values), OwnCorpus(on_bad_record=on_bad_record))
+        list(documents(data(values), OwnCorpus(on_bad_record=on_bad_record)))
 
 
 def test_params_are_strict() -> None:

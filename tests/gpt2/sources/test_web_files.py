@@ -50,7 +50,7 @@ def server(place: tuple[Path, str], folder: Path) -> str:
 
 def documents(cache: Path, url: str, **keys: object) -> list[Document]:
     params = UrlCorpus(source="url", url=url, **keys)
-    return own_data.documents(read(params, cache), params).documents
+    return list(own_data.documents(read(params, cache), params))
 
 
 @pytest.mark.parametrize("name", ["play.txt", "play.txt.gz", "play", "play.txt?download=true"])
@@ -71,9 +71,10 @@ def test_instructions_from_the_web(server: str, tmp_path: Path, name: str) -> No
 def test_the_facts_trace_the_file(server: str, tmp_path: Path) -> None:
     params = UrlCorpus(source="url", url=f"{server}/play.txt", lines="strip")
     data = read(params, tmp_path / "cache")
-    assert own_data.documents(data, params).documents[0].text == "To be,\nor not to be."
+    (document,) = own_data.documents(data, params)
+    assert document.text == "To be,\nor not to be."
     raw = {"bytes": len(TEXT), "sha256": DIGEST}
-    assert data.facts == {"raw": {f"{server}/play.txt": raw}}
+    assert data.facts == {"raw": {f"{server}/play.txt": raw}, "skipped": 0}
 
 
 def test_a_known_file_is_fetched_once(server: str, folder: Path, tmp_path: Path) -> None:

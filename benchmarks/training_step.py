@@ -1,0 +1,252 @@
+"""A training step: ours, nanoGPT's recipe and Hugging Face's `Trainer`, each as it is shipped.
+
+All three begin with the same weights and see the same batch, forward, backward and update. On a
+GPU (``--device cuda``) all compute in bfloat16, and are compiled.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+import stages  # noqa: F401  puts src/ on the path
+from benchmarks.measure import Row, record, take_turns
+from benchmarks.peers import GPT, training
+from benchmarks.side import Side, Turns, serve
+from gpt2 import estimate, trainer
+from gpt2.batch import Batch
+from gpt2.device import DeviceParams, choose_runtime, peak_memory_mib
+from gpt2.model import GPT2, GPT2Config
+from gpt2.optim import make_optimizers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, its batch, and how many times faster than each peer ours is meant to be."""
+
+    name: str
+    n_layer: int
+    n_head: int
+    n_embd: int
+    V: int
+    T: int
+    B: int
+    goals: Mapping[str, float]
+
+    @property
+    def config(self) -> GPT2Config:
+        return GPT2Config(
+            vocab_size=self.V,
+            context_length=self.T,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+        )
+
+    def batch(self, device: str) -> tuple[Tensor, Tensor]:
+        """Random tokens; targets are the inputs one further."""
+        tokens = torch.randint(self.V, (self.B, self.T + 1), generator=torch.manual_seed(1))
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        return inputs.to(device), targets.to(device)
+
+
+SHAPES = {
+    "cpu": (
+        Shape("124M", 12, 12, 768, 50257, 256, 4, {"nanoGPT": 2.7, "Trainer": 3}),
+        Shape("124M", 12, 12, 768, 50257, 1024, 1, {"nanoGPT": 2.7, "Trainer": 3}),
+        Shape("6 layers of 256", 6, 4, 256, 50257, 256, 8, {"nanoGPT": 3.2}),
+        Shape("6 layers of 256", 6, 4, 256, 8192, 256, 8, {"nanoGPT": 2.5}),
+    ),
+    "cuda": (Shape("124M", 12, 12, 768, 50257, 1024, 16, {"nanoGPT": 1.15, "Trainer": 1.15}),),
+}
+QUICK = Shape("2 layers of 32", 2, 2, 32, 512, 64, 2, {})
+SIDES = ("ours", "nanoGPT", "Trainer")
+
+
+@click.command()
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--quick", is_flag=True, help="A tiny model, to see that all of it runs.")
+@click.option("--side", type=click.Choice(SIDES), hidden=True)
+@click.option("--shape", default=-1, hidden=True)
+@click.option("--weights", type=click.Path(path_type=Path), hidden=True)
+def main(
+    device: str, rounds: int, quick: bool, side: str | None, shape: int, weights: Path | None
+) -> None:
+    """Time training steps of several models on this machine."""
+    shapes = (QUICK,) if quick else SHAPES[device]
+    if side and weights:
+        SIDE[side](shapes[shape], device, torch.load(weights, weights_only=True))
+        return
+    rows = [measure(shapes[i], i, device, rounds, quick) for i in range(len(shapes))]
+    record("training_step" if device == "cpu" else f"training_step_{device}", rows, device, quick)
+
+
+def measure(shape: Shape, index: int, device: str, rounds: int, quick: bool) -> Row:
+    """The row of one shape."""
+    torch.manual_seed(0)
+    with TemporaryDirectory() as directory, ExitStack() as stack:
+        weights = Path(directory, "weights.pt")
+        torch.save(GPT2(shape.config).state_dict(), weights)
+        arguments = ["--device", device, "--shape", str(index), "--weights", str(weights)]
+        arguments += ["--quick"] if quick else []
+        sides = {
+            name: stack.enter_context(Side("benchmarks.training_step", *arguments, "--side", name))
+            for name in SIDES
+        }
+        timings = take_turns(sides, rounds)
+        results = {name: side.results for name, side in sides.items()}
+    first = {name: found[0]["loss"] for name, found in results.items()}
+    if max(first.values()) - min(first.values()) > 2e-3 * min(first.values()):
+        raise SystemExit(f"{shape.name}: the sides do not compute the same loss: {first}")
+    tokens = shape.B * shape.T
+    # Of the same round, so that a slow moment of the machine falls on both.
+    shares = [
+        tokens * estimate.token_flops(shape.config, shape.T) / seconds / found["rate"]
+        for seconds, found in zip(timings["ours"].clock, results["ours"][1:], strict=True)
+    ]
+    figures = {
+        "share of the rate of one large matrix product (bfloat16)": median(shares),
+        "rate of one large matrix product, GFLOP/s": median(
+            found["rate"] / 1e9 for found in results["ours"]
+        ),
+    }
+    for name, found in results.items():
+        figures[f"peak memory of {name}, MiB"] = found[-1]["peak_mib"]
+    return Row(
+        work=f"training step, {shape.name}, T={shape.T}, B={shape.B}, V={shape.V}",
+        amount=tokens,
+        unit="tokens",
+        sides=timings,
+        goals=shape.goals,
+        checks=[f"loss of the first step within 0.2 %: {first['ours']:.4f}"],
+        figures=figures,
+    )
+
+
+Weights = dict[str, Tensor]
+
+
+def ours(shape: Shape, device: str, weights: Weights) -> None:
+    """The step of `gpt2.trainer`, with its defaults."""
+    params = trainer.TrainParams(lr=6e-4, batch_size=shape.B, compile=device == "cuda")
+    runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
+    model = GPT2(shape.config)
+    model.load_state_dict(weights)
+    model.to(runtime.device).train()
+    optimizers = make_optimizers(model, params)
+    scaler = torch.amp.GradScaler(device, enabled=False)
+    loss_of = trainer.choose_loss(model, params, runtime, steps=10**6)
+    batch = Batch(*shape.batch(device))
+    losses: list[float] = []
+
+    def step() -> None:
+        loss, _ = trainer.train_step(
+            loss_of, model, [batch], optimizers, scaler, runtime, params, step=0
+        )
+        losses.append(loss)
+
+    def result() -> dict[str, float]:
+        peak = peak_memory_mib(runtime.device)
+        return {
+            "loss": losses[-1],
+            "peak_mib": peak,
+            "rate": estimate.measured_rate(runtime, max(shape.n_embd, 768)),
+        }
+
+    serve(step, result)
+
+
+def nanogpt(shape: Shape, device: str, weights: Weights) -> None:
+    """nanoGPT's recipe."""
+    gpu = device == "cuda"
+    model = GPT(shape.V, shape.T, shape.n_layer, shape.n_head, shape.n_embd)
+    model.take(weights)
+    model = model.to(device).train()
+    step = training(torch.compile(model) if gpu else model, autocast=gpu, fused=gpu)
+    inputs, targets = shape.batch(device)
+    losses: list[float] = []
+
+    def result() -> dict[str, float]:
+        return {"loss": losses[-1], "peak_mib": peak_memory_mib(torch.device(device))}
+
+    serve(lambda: losses.append(step(inputs, targets)), result)
+
+
+def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
+    """`transformers.Trainer` with its defaults, except that nothing is saved, shown or dropped."""
+    import transformers
+
+    from gpt2.weights import to_openai
+
+    gpu = device == "cuda"
+    config = transformers.GPT2Config(
+        vocab_size=shape.V,
+        n_positions=shape.T + 1,  # it takes the targets from the inputs
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_embd=shape.n_embd,
+        bos_token_id=0,
+        eos_token_id=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        resid_pdrop=0,
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    state = to_openai(weights)
+    state["wpe.weight"] = torch.nn.functional.pad(state["wpe.weight"], (0, 0, 0, 1))
+    model.transformer.load_state_dict(state)
+    inputs, targets = shape.batch("cpu")
+    tokens = torch.cat([inputs, targets[:, -1:]], dim=1)
+    turns, losses = Turns(), list[float]()
+
+    class Rows(torch.utils.data.IterableDataset[dict[str, Tensor]]):
+        def __iter__(self) -> Iterator[dict[str, Tensor]]:
+            for row in itertools.cycle(tokens):
+                yield {"input_ids": row, "labels": row}
+
+    class Heard(transformers.Trainer):  # type: ignore[misc]  # has no types
+        def training_step(self, *arguments: Any, **named: Any) -> Tensor:
+            loss: Tensor = super().training_step(*arguments, **named)
+            # It divides by all labels, though the first of a row is never a target.
+            losses.append(float(loss) * (shape.T + 1) / shape.T)
+            return loss
+
+    class InTurns(transformers.TrainerCallback):  # type: ignore[misc]  # has no types
+        def on_step_begin(self, *arguments: Any, **named: Any) -> None:
+            if not turns.wait():
+                raise SystemExit
+
+        def on_step_end(self, *arguments: Any, **named: Any) -> None:
+            turns.done(
+                lambda: {"loss": losses[-1], "peak_mib": peak_memory_mib(torch.device(device))}
+            )
+
+    with TemporaryDirectory() as directory:
+        arguments = transformers.TrainingArguments(
+            output_dir=directory,
+            max_steps=10**6,
+            per_device_train_batch_size=shape.B,
+            use_cpu=not gpu,
+            bf16=gpu,
+            torch_compile=gpu,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        Heard(model, arguments, train_dataset=Rows(), callbacks=[InTurns()]).train()
+
+
+SIDE = {"ours": ours, "nanoGPT": nanogpt, "Trainer": hugging_face}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM at a moment of our own choosing, when the work done so far is safe."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Whether somebody has asked to stop."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def held_back() -> Iterator[Interrupt]:
+    """Note the first Ctrl-C or SIGTERM instead of stopping; it takes effect when the body is left.
+
+    The body looks at the `Interrupt` where stopping is safe. A second signal stops at once.
+    """
+    interrupt = Interrupt()
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def release() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupt.signal = number
+        release()
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield interrupt
+    finally:
+        release()
+    if interrupt.signal is not None:
+        signal.raise_signal(interrupt.signal)
