@@ -2,7 +2,7 @@
 # Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt &&
 #   pip install --no-deps --no-build-isolation -e . && dvc repro
 .POSIX:
-.PHONY: help run test ui sweep profile lock
+.PHONY: help run test faults bench ui sweep profile lock
 
 PYTHON = python3
 PORT = 5000
@@ -20,6 +20,12 @@ test: .venv/test ## check style and types, run the tests
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	. .venv/bin/activate && python -m pytest
+
+faults: .venv/test ## kill, fill, flip and confuse everything, and see that nothing is lost
+	. .venv/bin/activate && python -m pytest -m faults
+
+bench: .venv/test ## measure the speed of everything beside its peers, about 30 minutes (docs/performance.md)
+	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)
 	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }

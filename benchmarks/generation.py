@@ -55,7 +55,7 @@ def main(quick: bool, rounds: int, batch_size: int) -> None:
     exact = peer_of(model).to(runtime.dtype)
     rows += [against_peer(model, exact, runtime, B, new, rounds) for B in (1, 16, 64)]
     rows = [Row(**{**vars(row), "checks": [*row.checks, *checks]}) for row in rows]
-    record("generation", rows)
+    record("generation", rows, quick=quick)
 
 
 def against_tutorial(model: GPT2, runtime: Runtime, new: int, batch_size: int, rounds: int) -> Row:

@@ -60,8 +60,8 @@ class Shape:
 
 SHAPES = {
     "cpu": (
-        Shape("124M", 12, 12, 768, 50257, 256, 4, {"nanoGPT": 2.7, "Trainer": 3}),
-        Shape("124M", 12, 12, 768, 50257, 1024, 1, {"nanoGPT": 2.7, "Trainer": 3}),
+        Shape("124M", 12, 12, 768, 50257, 256, 8, {"nanoGPT": 2.7, "Trainer": 3}),
+        Shape("124M", 12, 12, 768, 50257, 1024, 2, {"nanoGPT": 2.7, "Trainer": 3}),
         Shape("6 layers of 256", 6, 4, 256, 50257, 256, 8, {"nanoGPT": 3.2}),
         Shape("6 layers of 256", 6, 4, 256, 8192, 256, 8, {"nanoGPT": 2.5}),
     ),

@@ -264,7 +264,7 @@ class Plan:
         if self.timed:
             rate = estimate.measured_rate(runtime, config.n_embd)
             flops = estimate.training_flops(config, params, batches)
-            seconds = STARTING_SECONDS + estimate.training_seconds(flops, rate)
+            seconds = STARTING_SECONDS + estimate.training_seconds(flops, rate, config.n_embd)
             basis += f"; {rate / 1e9:,.0f} GFLOP/s measured on {runtime.device.type}"
         return Estimate(
             stage,

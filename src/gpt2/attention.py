@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK = 64
+BLOCK = 128
 """Queries in a block: fewer waste less on what is masked, more make larger products."""
 
 

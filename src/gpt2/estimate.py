@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gpt2.attention import BLOCK
@@ -17,10 +18,9 @@ from gpt2.loss import CHUNK_BYTES
 from gpt2.model import GPT2, GPT2Config
 from gpt2.trainer import TrainParams
 
-EFFICIENCY = 0.6
-"""What a training step reaches of the rate of one large matrix product. Measured on two cores with
-bfloat16 and about 400 GFLOP/s: 4 layers of 256 with Muon 6,500 tokens/s (0.61), GPT-2 124M at 1,024
-tokens 300 tokens/s (0.64)."""
+EFFICIENCY = {256: 0.53, 768: 0.73}
+"""What a training step reaches of the rate of one large matrix product, by width: the shares in
+docs/performance.md. Small products and all that is not a product weigh more in a narrow model."""
 FORWARD = 1 / 3
 """Of the arithmetic of training: an evaluation has no gradients, which cost twice as much."""
 PROCESS = 430 * 2**20
@@ -82,7 +82,7 @@ def training_memory(
     ``keep_best``: the best weights so far are kept beside the last ones.
     """
     C, L, N = config.n_embd, config.n_layer, parameters(config)
-    half, size = runtime.dtype != torch.float32, runtime.dtype.itemsize
+    half, size = _half(runtime), runtime.dtype.itemsize
     matrices = 12 * C**2 * L
     tokens = batches.rows * batches.length
     by_muon = matrices if params.optimizer == "muon" else 0
@@ -105,16 +105,17 @@ def training_memory(
 
 def generation_memory(config: GPT2Config, rows: int, places: int, runtime: Runtime) -> float:
     """Peak bytes while ``rows`` texts of ``places`` tokens at most are written side by side."""
-    size = runtime.dtype.itemsize
-    copies = size * parameters(config) if runtime.dtype != torch.float32 else 0
-    cache = 2 * rows * places * config.n_layer * config.n_embd * size
+    on_cpu = runtime.device.type == "cpu"
+    copies = runtime.dtype.itemsize * parameters(config) if on_cpu or _half(runtime) else 0
+    cached = 4 if on_cpu else runtime.dtype.itemsize  # bytes a number: see `generation.Decoder`
+    cache = 2 * rows * places * config.n_layer * config.n_embd * cached
     logits = rows * config.vocab_size * 8
     return 4 * parameters(config) + copies + cache + logits + _process(runtime)
 
 
-def training_seconds(flops: float, rate: float) -> float:
-    """``flops`` at the ``rate`` of a large matrix product, in FLOP/s."""
-    return flops / (rate * EFFICIENCY)
+def training_seconds(flops: float, rate: float, width: int) -> float:
+    """``flops`` of a model with C = ``width``; ``rate`` is that of a large product, in FLOP/s."""
+    return flops / (rate * float(np.interp(width, [*EFFICIENCY], [*EFFICIENCY.values()])))
 
 
 def measured_rate(runtime: Runtime, width: int, rows: int = 2048, seconds: float = 0.2) -> float:
@@ -164,6 +165,10 @@ def _seconds(action: Callable[[], object], runtime: Runtime) -> float:
     if runtime.device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter() - started
+
+
+def _half(runtime: Runtime) -> bool:
+    return runtime.dtype != torch.float32
 
 
 def _process(runtime: Runtime) -> int:

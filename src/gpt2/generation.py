@@ -6,6 +6,7 @@ next prompt at once ("continuous batching", Yu et al. 2022), so no row is comput
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -101,9 +102,8 @@ class Decoder:
 
     def __init__(self, model: GPT2, runtime: Runtime) -> None:
         self.config, self.runtime = model.config, runtime
-        with torch.device("meta"):
-            self.model = GPT2(model.config).eval()
-        self.model.load_state_dict(model.state_dict(), assign=True)  # shares, copies nothing
+        shared = {id(parameter): parameter for parameter in model.parameters()}
+        self.model = deepcopy(model, shared).eval()
 
         def product(linear: nn.Linear, gelu: bool = False) -> Product:
             return Product(linear.weight, linear.bias, runtime, gelu)

@@ -99,6 +99,10 @@ class Evaluation:
         return self.loss * self.n_tokens / n_bytes / math.log(2)
 
 
+class NotFiniteError(UserError):
+    """A loss or gradient that is NaN or infinite; nothing was updated with it."""
+
+
 def loss_sum(
     model: GPT2, batch: Batch, features_of: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
@@ -149,7 +153,8 @@ def fit(
     Ctrl-C and SIGTERM take effect after the step in progress and a checkpoint.
 
     Raises:
-        UserError: the loss or gradient is not finite; the weights are those before that step.
+        NotFiniteError: the loss or gradient is not finite; the weights are those before that step,
+            and a checkpoint holds them, so that starting again replays it.
     """
     runtime = choose_runtime(params)
     torch.manual_seed(params.seed)
@@ -199,9 +204,23 @@ def fit(
             factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
             set_lr(optimizers, factor)
             batches = [_to(batch, runtime.device) for batch in train(step)]
-            loss, grad_norm = train_step(
-                loss_of, model, batches, optimizers, scaler, runtime, params, step
-            )
+            random_state = torch.get_rng_state()
+            try:
+                loss, grad_norm = train_step(
+                    loss_of, model, batches, optimizers, scaler, runtime, params, step
+                )
+            except NotFiniteError as error:
+                torch.set_rng_state(random_state)
+                kept = "The weights are not finite either: the last checkpoint stays as it is"
+                if all(bool(tensor.isfinite().all()) for tensor in model.parameters()):
+                    save()
+                    kept = (
+                        f"{run_directory.path} has a checkpoint of just before: the stage, started "
+                        "again, repeats this step with the same batch"
+                    )
+                raise NotFiniteError(
+                    f"{error}; stopped before the update. {kept}. Lower lr, or set dtype: float32"
+                ) from error
             elapsed = time.perf_counter() - started
             tokens = sum(batch.inputs.numel() for batch in batches)
             history.tokens += tokens
@@ -245,27 +264,29 @@ def train_step(
     n_targets = sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
     if n_targets == 0:
         raise UserError(f"step {step}: no target in the batch counts towards the loss")
-    total = torch.zeros((), device=runtime.device)
+    losses = []
     for batch in batches:
         with runtime.autocast():
             loss = loss_of(model, batch) / n_targets
         torch.autograd.backward(scaler.scale(loss))
-        total += loss.detach()
+        losses.append(loss.detach())
+    total = float(torch.stack(losses).sum())
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     clip = math.inf if params.grad_clip is None else params.grad_clip
     grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
     # float16 finds its scale by overflowing: there the scaler leaves out the update by itself.
-    if not math.isfinite(float(total)) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
-        raise UserError(
-            f"step {step}: loss {float(total)}, gradient norm {grad_norm}; "
-            "stopped before the update. Lower lr, or set dtype: float32"
-        )
+    if not math.isfinite(total) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        bad = [str(i) for i, loss in enumerate(losses, 1) if not math.isfinite(loss)]
+        where = f" in micro-batch {', '.join(bad)} of {len(losses)}" if bad else ""
+        raise NotFiniteError(f"step {step}: loss {total}{where}, gradient norm {grad_norm}")
     for optimizer in optimizers:
         scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
-    return float(total), grad_norm
+    return total, grad_norm
 
 
 def _tell(tracker: Tracker, point: Mapping[str, float]) -> None:

@@ -151,6 +151,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
         train(tmp_path, net, params(), train=poisoned)
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(tensor, before[name], equal_nan=True)
+    assert not list(tmp_path.rglob("step-*")), "weights that are not finite were kept"
+
+
+def test_a_step_whose_gradient_is_not_finite_can_be_replayed(tmp_path):
+    asked: list[int] = []
+
+    def disturbed(step: int) -> list[Batch]:
+        asked.append(step)
+        if step == 7:
+            net.wte.weight.register_hook(lambda gradient: gradient * float("nan"))
+        return [batch(step)]
+
+    settings = params(checkpoint_interval=5)
+    for first in (0, 7):  # again with the same disturbance: only that step
+        asked.clear()
+        net = model(dropout=0.1)
+        with pytest.raises(UserError, match=r"step 7: loss \d.*gradient norm nan.*repeats this step"):
+            train(tmp_path / "a", net, settings, train=disturbed)
+        assert asked == list(range(first, 8))
+
+    mended, undisturbed = model(dropout=0.1), model(dropout=0.1)
+    history = train(tmp_path / "a", mended, settings)
+    assert history.evaluations == train(tmp_path / "b", undisturbed, settings).evaluations
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, mended.state_dict()[name]), name
 
 
 def test_a_batch_without_targets_is_an_error(tmp_path):
