@@ -9,7 +9,8 @@ shards. nanoGPT's recipe, written anew from what its ``prepare.py`` does: a shuf
 ``datasets.map`` over documents with a process for each core (``encode_ordinary``, then
 ``<|endoftext|>``), and the ids into a memmap of uint16 in 1,024 parts; the data set is loaded
 beforehand. Bare tiktoken: forked processes that hold the texts already and encode them to arrays,
-of which nothing is kept. Processor time in the results is without the peers' child processes.
+of which nothing is kept. Each side is a process of its own, started beforehand; processor time in
+the results is without the peers' child processes.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ import yaml
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, child, record, take_turns
+from benchmarks.side import Side, serve
 from gpt2.files import new_directory, read_json
 from gpt2.sources.package_docs import documented_objects
 from gpt2.tokenizer import Tokenizer, train_bpe
@@ -53,11 +56,16 @@ STAGE = (
 @click.option("--sizes", default="10,100", show_default=True, help="Megabytes of corpus: 10,1000.")
 @click.option("--largest-peer", default=100, show_default=True, help="Megabytes for nanoGPT.")
 @click.option("--quick", is_flag=True, help="2 megabytes, one package.")
-@click.option("--inside", type=click.Path(path_type=Path), hidden=True)
-def main(sizes: str, largest_peer: int, quick: bool, inside: Path | None) -> None:
+@click.option("--side", hidden=True)
+@click.option("--place", type=click.Path(path_type=Path), hidden=True)
+def main(sizes: str, largest_peer: int, quick: bool, side: str | None, place: Path | None) -> None:
     """Compare megabytes of text a second, at several sizes of the corpus."""
-    if inside:
-        print(json.dumps({"growth": memory_growth(lambda: our_tokens(inside))}))
+    if place and side == "growth":
+        print(json.dumps({"growth": memory_growth(lambda: our_tokens(place))}))
+        return
+    if place and side:
+        call, tokens = SIDES[side](place), list[int]()
+        serve(lambda: tokens.append(call()), lambda: {"tokens": tokens[-1]})
         return
     texts = [item.text for item in documented_objects(PACKAGES[: 1 if quick else None], "packages")]
     tokenizer = train_bpe(texts, 1024 if quick else 8192)
@@ -76,21 +84,19 @@ def compare(
         tokenizer.save(raw)
     (place / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     text_bytes = write_corpus(place, texts, megabytes * 10**6)
-    tokens: dict[str, int] = {}
-    sides: dict[str, Callable[[], int]] = {OURS: lambda: our_tokens(place)}
-    if with_nanogpt:
-        sides[NANOGPT] = nanogpt(place, tokenizer)
-    sides[BARE] = bare(place, tokenizer)
-
-    def keeping(name: str, call: Callable[[], int]) -> Callable[[], None]:
-        return lambda: tokens.update({name: call()})
-
-    timings = take_turns(
-        {name: keeping(name, call) for name, call in sides.items()}, 3 if megabytes <= 10 else 1
-    )
+    names = [name for name in SIDES if name != NANOGPT or with_nanogpt]
+    with ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(
+                Side("benchmarks.tokenization", "--side", name, "--place", str(place))
+            )
+            for name in names
+        }
+        timings = take_turns(sides, 3 if megabytes <= 100 else 1)
+        tokens = {name: side.results[-1]["tokens"] for name, side in sides.items()}
     if len(set(tokens.values())) > 1:
-        raise RuntimeError(f"the sides have different numbers of tokens: {tokens}")
-    growth = child("benchmarks.tokenization", "--inside", str(place))["growth"]
+        raise SystemExit(f"the sides have different numbers of tokens: {tokens}")
+    growth = child("benchmarks.tokenization", "--side", "growth", "--place", str(place))["growth"]
     seconds = sorted(timings[OURS].clock)[len(timings[OURS].clock) // 2]
     return Row(
         work=f"a corpus of {megabytes} MB to token shards",
@@ -131,11 +137,17 @@ def our_tokens(place: Path) -> int:
     return sum(split["tokens"] for split in splits.values())
 
 
-def nanogpt(place: Path, tokenizer: Tokenizer) -> Callable[[], int]:
+def ours(place: Path) -> Callable[[], int]:
+    """Our stage as a function that returns the number of tokens in its shards."""
+    return lambda: our_tokens(place)
+
+
+def nanogpt(place: Path) -> Callable[[], int]:
     """The recipe as a function that returns the number of tokens in its files."""
     import datasets
 
     datasets.disable_progress_bars()
+    tokenizer = Tokenizer.load(place / "raw")
     encoding, end_of_text = tokenizer._encoding, tokenizer.end_of_text
     loaded = datasets.load_dataset(
         "json", data_files=str(place / "corpus" / "documents.jsonl"), cache_dir=str(place / "cache")
@@ -174,11 +186,11 @@ def nanogpt(place: Path, tokenizer: Tokenizer) -> Callable[[], int]:
     return prepare
 
 
-def bare(place: Path, tokenizer: Tokenizer) -> Callable[[], int]:
+def bare(place: Path) -> Callable[[], int]:
     """Encoding alone, as a function that returns the number of tokens."""
     with (place / "corpus" / "documents.jsonl").open("rb") as lines:
         held = [json.loads(line)["text"] for line in lines]
-    encoding, size = tokenizer._encoding, 100
+    encoding, size = Tokenizer.load(place / "raw")._encoding, 100
 
     def encode(start: int) -> int:
         texts = held[start : start + size]
@@ -221,6 +233,9 @@ def memory_growth(call: Callable[[], object]) -> int:
 
 def _anonymous() -> int:
     return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024
+
+
+SIDES = {OURS: ours, NANOGPT: nanogpt, BARE: bare}
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def main(
         with files.new_directory(corpus_dir, corpus.facts) as directory:
             written = write_documents(directory / "documents.jsonl", corpus.documents)
             corpus.facts.update(source=corpus_params.source, **written)
-        files.write_text(instructions_file, "".join(map(json_line, instructions.records)))
+        files.write_sealed(instructions_file, "".join(map(json_line, instructions.records)))
         run.metrics(
             {
                 "documents": corpus.facts["documents"],

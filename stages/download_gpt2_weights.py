@@ -45,7 +45,9 @@ class Gpt2WeightsParams(Params):
     a revision or repository of your own, null takes the one that the hub states."""
     path: Annotated[str, Field(min_length=1)] | None = None
     """The directory; a relative one counts from the repository's root. DVC does not watch it."""
-    mirrors: list[Annotated[str, Field(pattern=r"^https?://\S+$")]] = Field(default_factory=list)
+    mirrors: list[Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+([/?#].*)?$")]] = Field(
+        default_factory=list
+    )
     """Servers with the hub's layout, asked in this order when the hub does not deliver."""
 
     @model_validator(mode="after")

@@ -61,14 +61,14 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
     with running("finetune", params_path, sections=["finetune"]) as run:
         params = run.load(FinetuneParams, "finetune")
         model = weights.load(base_model_dir, params.dropout)
-        tokenizer = Tokenizer.load(base_model_dir)
+        tokenizer = weights.load_tokenizer(base_model_dir, model)
         runtime = choose_runtime(params)
         T = model.config.context_length
 
+        instructions_digest = files.read_seal(instructions_file)
         records = choose_records(load_records(instructions_file), params)
         train, n_long, n_dropped = _examples(records, "train", tokenizer, T, params)
         validation, _, _ = _examples(records, "validation", tokenizer, T, params)
-        instructions_digest = files.sha256(instructions_file)
         run.tracker.tags({"device": str(runtime.device)})
         run.tracker.dataset(
             "instructions/train",

@@ -17,7 +17,6 @@ from gpt2.progress import Progress
 from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import InstructionRecord, sample
 from gpt2.text_metrics import most_frequent, score
-from gpt2.tokenizer import Tokenizer
 from stages.running import EXAMPLES, running
 
 if TYPE_CHECKING:
@@ -51,12 +50,13 @@ def main(
     """Answer the test records with the finetuned and the base model, and score the answers."""
     with running("generate-responses", params_path, sections=["generate_responses"]) as run:
         params = run.load(GenerateResponsesParams, "generate_responses")
+        digest = files.read_seal(instructions_file)
         records = load_records(instructions_file)
         asked = choose_records(records, params.max_records, params.seed)
         run.tracker.tags({"device": str(choose_runtime(params).device)})
         run.tracker.dataset(
             "instructions/test",
-            digest=files.sha256(instructions_file),
+            digest=digest,
             source=instructions_file,
             context="test",
             rows=len(asked),
@@ -116,7 +116,7 @@ def answer(
 ) -> list[str]:
     """The model's responses: only what is new after the prompt, without space at both ends."""
     model = weights.load(model_dir)
-    tokenizer = Tokenizer.load(model_dir)
+    tokenizer = weights.load_tokenizer(model_dir, model)
     runtime = choose_runtime(params)
     model.to(runtime.device)
     # A prompt that leaves no room for an answer gets an empty one; it still counts in all metrics.

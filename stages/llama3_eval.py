@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HISTOGRAM = Path("plots/llama3_eval_scores.csv")
+KEPT_SECONDS = 30 * 24 * 3600
+"""How long unfinished judgements wait for their judge and their responses to come back."""
 
 
 @click.command(epilog=EXAMPLES.format("llama3-eval"))
@@ -70,8 +74,20 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
         run.tracker.table(rows, "judgements.json")
         run.tracker.figure(_figure(bins), "llama3_eval_scores.png")
         run.metrics({**summary, "judge_digest": judge.digest})
-        log.unlink(missing_ok=True)
+        _clear(log)
         click.echo(in_words(summary, params.min_control_auc))
+
+
+def _clear(finished: Path) -> None:
+    """Delete a finished log, and those that nobody has gone on with for long.
+
+    An experiment that runs at the same time has written to its own just now.
+    """
+    finished.unlink(missing_ok=True)
+    for log in finished.parent.glob("*.jsonl"):
+        with suppress(FileNotFoundError):
+            if time.time() - log.stat().st_mtime > KEPT_SECONDS:
+                log.unlink()
 
 
 def _judge_params(judge_dir: Path) -> JudgeParams:

@@ -17,7 +17,7 @@ from typing_extensions import TypeForm
 
 from gpt2 import params
 from gpt2.errors import UserError
-from gpt2.files import read_json, write_json
+from gpt2.files import read_json, write_json, writing
 from gpt2.locks import locked
 from gpt2.tracking import Tracker, flatten, track
 
@@ -95,15 +95,16 @@ class Run:
 def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[Run]:
     """The frame of a stage; ``sections`` are those of its parameters, for the tracker.
 
-    A `UserError` becomes one message and exit status 1. SIGTERM ends the stage as Ctrl-C does.
+    A `UserError`, or what the operating system refuses to write, becomes one message and exit
+    status 1; Ctrl-C and SIGTERM give 130 and 143.
     """
     started = time.monotonic()
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    with _messages(), _terminable():
+    with _messages(), _stoppable():
         try:
             # The working directory, not the root, is what two runs of a stage would both write to:
             # experiments in temporary copies may run side by side.
-            with locked(RUNS / f"{stage}.lock", wait=False):
+            with writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
                 click.echo(f"{stage}: started")
                 for section in sections:
                     params.load(dict[str, Any], params_path, section)
@@ -165,14 +166,21 @@ def _messages() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that `finally` blocks run."""
+def _stoppable() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into SystemExit, so that `finally` blocks run.
+
+    What is ignored stays so: a shell script starts its background jobs without Ctrl-C.
+    """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: old for number, old in handlers.items() if old != signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, old in previous.items():
+            signal.signal(number, old)

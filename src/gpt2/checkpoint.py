@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2 import files
+from gpt2.errors import UserError
 from gpt2.locks import locked
 
 log = logging.getLogger(__name__)
@@ -43,11 +45,15 @@ class RunDirectory:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Wait until no other process works on this run: two experiments may share a stage."""
-        with locked(self.path.with_suffix(".lock")):
+
+        def say(holder: str) -> None:
+            log.info("waiting for process %s, which works on the same run (%s)", holder, self.path)
+
+        with locked(self.path.with_suffix(".lock"), on_wait=say):
             yield
 
     def save(self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Keep ``tensors`` and ``state`` as the checkpoint before ``step``; drop older ones."""
+        """Keep ``tensors`` and ``state`` as the checkpoint before ``step``; drop the rest."""
         directory = self.path / f"step-{step:08d}"
         with files.new_directory(directory) as new:
             save_file(
@@ -56,9 +62,10 @@ class RunDirectory:
             files.write_json(
                 new / "state.json", {"step": step, "fingerprint": dict(self.fingerprint), **state}
             )
-        for old in self.path.glob("step-*"):
-            if old != directory:
-                shutil.rmtree(old)
+        # Older ones, and what a killed process left half-written under a temporary name.
+        for other in self.path.iterdir():
+            if other != directory:
+                shutil.rmtree(other)
 
     def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """State and tensors of the last whole checkpoint; None to start afresh, saying why if the
@@ -78,11 +85,19 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Delete this run's checkpoints: the stage has written its output."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        # Renamed first: half of a checkpoint, after a kill, would be refused as damaged.
+        rubbish = self.path.with_name(f".{self.path.name}.tmp")
+        shutil.rmtree(rubbish, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(rubbish)
+        shutil.rmtree(rubbish, ignore_errors=True)
 
     def _explain_fresh_start(self) -> None:
         for state_file in sorted(self.root.glob(f"{self.stage}-*/step-*/state.json")):
-            other = files.read_json(state_file)
+            try:
+                other = files.read_json(state_file)
+            except UserError:
+                continue  # damaged, or an experiment beside this one has just replaced it
             changed = differences(other["fingerprint"], json.loads(json.dumps(self.fingerprint)))
             log.info(
                 "starting afresh: the checkpoint at step %d has another %s",
@@ -92,8 +107,11 @@ class RunDirectory:
 
 
 def code_digest() -> str:
-    """One sha256 for the package's own source: a checkpoint of other code is not gone on from."""
+    """One sha256 for this package's source and what lies beside the running program, which calls
+    it: a checkpoint of other code is not gone on from."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
+    if program := getattr(sys.modules["__main__"], "__file__", None):
+        sources += sorted(Path(program).parent.glob("*.py"))
     lines = [f"{files.sha256(source)}  {source.name}\n" for source in sources]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -7,7 +7,9 @@ for; biases, norms and positions, which are few, stay float32.
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from gpt2 import files, weights
 from gpt2.errors import UserError
@@ -34,18 +36,18 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
         quantization: format of the matrices.
 
     Raises:
-        UserError: the model or its tokenizer is damaged, or they do not belong together.
+        UserError: the model or its tokenizer is damaged, or they do not belong together, or
+            ``output`` cannot be written.
     """
     from gguf import GGUFWriter
 
     model = weights.load(model_dir, foreign=True)
-    tokenizer = Tokenizer.load(model_dir)
+    tokenizer = weights.load_tokenizer(model_dir, model)
     if tokenizer.n_vocab != model.config.vocab_size:
         raise UserError(
             f"{model_dir}: the model has {model.config.vocab_size:,} tokens, its tokenizer "
             f"{tokenizer.n_vocab:,}. Use the tokenizer that the model was trained with"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     writer = GGUFWriter(temporary, "gpt2")
     writer.add_name(model_dir.resolve().name)
@@ -53,12 +55,15 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
     _add_tokenizer(writer, tokenizer)
     if follows_alpaca(model_dir):
         writer.add_chat_template(CHAT_TEMPLATE)
-    try:
-        _write(writer, model, quantization)
-        temporary.replace(output)
-    finally:
-        writer.close()
-        temporary.unlink(missing_ok=True)
+    with files.writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(writer, model, quantization)
+            writer.flush()
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
+            writer.close()
 
 
 def _add_shape(writer: "GGUFWriter", model: GPT2) -> None:
@@ -124,7 +129,15 @@ def _write(writer: "GGUFWriter", model: GPT2, quantization: Quantization) -> Non
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, tensor in tensors.items():
-        writer.write_tensor_data(quantize(tensor, formats[name]))
+        writer.write_tensor_data(quantize(tensor, formats[name]).view(_Plain))
+
+
+class _Plain(np.ndarray):
+    """An array that Python writes: numpy's own `tofile` takes a full disk for success when it is
+    only the last bytes that do not fit, and never says what the operating system refused."""
+
+    def tofile(self, file: Any, sep: str = "", format: str = "%s") -> None:
+        file.write(np.ascontiguousarray(self).data)
 
 
 def _format(

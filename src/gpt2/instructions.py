@@ -6,6 +6,7 @@ One renderer makes the prompt, response header included, for finetuning, generat
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,8 @@ def load_records(path: Path) -> list[InstructionRecord]:
         UserError: the file is missing or not UTF-8, or lines are not records (all are listed).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: to it, characters that a record may hold (U+2028) end a line as well.
+        lines = StringIO(path.read_text(encoding="utf-8")).readlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro") from None
     except UnicodeDecodeError as error:
@@ -45,10 +47,10 @@ def load_records(path: Path) -> list[InstructionRecord]:
     for number, line in enumerate(lines, start=1):
         try:
             records.append(parse(InstructionRecord, json.loads(line), f"line {number}"))
-        except json.JSONDecodeError as error:
-            problems.append(f"line {number}: not JSON ({error})")
         except UserError as error:
             problems.append(str(error))
+        except (ValueError, RecursionError) as error:
+            problems.append(f"line {number}: not JSON ({error})")
     if problems:
         raise UserError(f"{path}: {len(problems)} bad record(s)\n" + "\n".join(problems[:20]))
     return records

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM at a moment of our own choosing, when the work done so far is safe."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,20 +19,22 @@ class Interrupt:
 def held_back() -> Iterator[Interrupt]:
     """Note the first Ctrl-C or SIGTERM instead of stopping; it takes effect when the body is left.
 
-    The body looks at the `Interrupt` where stopping is safe. A second signal stops at once.
+    The body looks at the `Interrupt` where stopping is safe. A second signal stops at once. What is
+    ignored stays so: a shell script starts its background jobs without Ctrl-C.
     """
     interrupt = Interrupt()
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: old for number, old in handlers.items() if old != signal.SIG_IGN}
 
     def release() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, old in previous.items():
+            signal.signal(number, old)
 
     def note(number: int, frame: FrameType | None) -> None:
         interrupt.signal = number
         release()
 
-    for number in SIGNALS:
+    for number in previous:
         signal.signal(number, note)
     try:
         yield interrupt
@@ -39,3 +42,5 @@ def held_back() -> Iterator[Interrupt]:
         release()
     if interrupt.signal is not None:
         signal.raise_signal(interrupt.signal)
+        # A handler that returns must not let half of the work pass for the whole.
+        sys.exit(128 + interrupt.signal)

@@ -3,6 +3,7 @@
 The schema of a section stands beside its owner (a subclass of `Params`), not here.
 """
 
+import re
 from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """A number in [0, 1)."""
 
+MOST_VALUES = 100_000
+"""In a YAML file. A few lines of aliases can stand for billions."""
+
 Section = TypeVar("Section")
 
 
@@ -35,17 +39,29 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping at the top of a YAML file.
 
     Raises:
-        UserError: the file is missing, not UTF-8, not YAML, or not a mapping.
+        UserError: the file is missing, not UTF-8, not YAML, not a mapping, or too large.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    # Not all that PyYAML raises is its own: 2026-13-45, !!bool maybe, !!timestamp never, [[[[...
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+    if _count(values, {}) > MOST_VALUES:
+        raise UserError(f"{path}: more than {MOST_VALUES:,} values. Are aliases inside of aliases?")
     return values
+
+
+def _count(value: object, counted: dict[int, int]) -> int:
+    """How many values there are; what an alias stands for counts each time."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if id(value) not in counted:
+        counted[id(value)] = MOST_VALUES + 1  # for an alias of itself, which has no end
+        counted[id(value)] = 1 + sum(_count(part, counted) for part in parts)
+    return counted[id(value)]
 
 
 def parse(schema: TypeForm[Section], values: object, where: str) -> Section:
@@ -92,7 +108,8 @@ def _describe(where: str, problem: Any) -> str:
         and _is_number(value)
     ):
         hint = f". YAML reads {value} as text: write {_as_yaml(value)}"
-    shown = "" if isinstance(value, dict | list) else f" (found {value!r}, {type(value).__name__})"
+    found = re.sub("//[^/@]*@", "//***@", repr(value))  # a password in an address is not told
+    shown = "" if isinstance(value, dict | list) else f" (found {found}, {type(value).__name__})"
     return f"{key}: {problem['msg']}{shown}{hint}"
 
 

@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 
 from gpt2.errors import UserError
 from gpt2.files import MANIFEST, read_manifest
+from gpt2.params import NonNegative, Params, Positive, parse
 from gpt2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,6 +31,34 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation")
 COLUMN = "token"
+
+
+class _Counts(Params):
+    """Facts that a shard and a split have in common."""
+
+    tokens: Positive
+    documents: NonNegative
+    text_bytes: NonNegative
+
+
+class _Shard(_Counts):
+    file: str
+
+
+class _Split(_Counts):
+    truncated: NonNegative
+    shards: Annotated[list[_Shard], Field(min_length=1)]
+
+
+class _Facts(Params):
+    """What the manifest says of the shards, beside what a reader has no use for."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    tokenizer: str
+    vocab_size: Positive
+    splits: dict[str, _Split]
+    files: dict[str, Any]
 
 
 def write_shards(
@@ -166,20 +196,23 @@ class Tokens:
             UserError: a shard is missing, extra, stale, swapped, cut or changed, or the shards were
                 written with another tokenizer than ``tokenizer_fingerprint``.
         """
-        manifest = read_manifest(directory)
-        if split not in manifest.get("splits", {}):
+        facts = parse(_Facts, read_manifest(directory), str(directory / MANIFEST))
+        if split not in facts.splits:
             raise UserError(f"{directory / MANIFEST}: no split '{split}'. Run: dvc repro tokenize")
-        if tokenizer_fingerprint not in (None, manifest["tokenizer"]):
+        if tokenizer_fingerprint not in (None, facts.tokenizer):
             raise UserError(
-                f"{directory}: written with another tokenizer ({manifest['tokenizer'][:12]}) than "
+                f"{directory}: written with another tokenizer ({facts.tokenizer[:12]}) than "
                 f"the one given ({str(tokenizer_fingerprint)[:12]}). Run: dvc repro tokenize"
             )
-        facts = manifest["splits"][split]
+        of_split = facts.splits[split]
+        if strange := {shard.file for shard in of_split.shards} - facts.files.keys():
+            raise UserError(f"{directory / MANIFEST}: shards that are no files: {sorted(strange)}")
+        dtype = token_type(facts.vocab_size)
         return cls(
-            [_map(directory / shard["file"]) for shard in facts["shards"]],
-            facts["documents"],
-            facts["text_bytes"],
-            manifest["vocab_size"],
+            [_map(directory / shard.file, dtype, shard.tokens) for shard in of_split.shards],
+            of_split.documents,
+            of_split.text_bytes,
+            facts.vocab_size,
         )
 
     def __len__(self) -> int:
@@ -201,10 +234,27 @@ class Tokens:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _map(path: Path) -> NDArray[Any]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    # Not `to_numpy`, which imports pandas: 0.3 s.
-    return np.from_dlpack(reader.get_batch(0).column(COLUMN))
+def _map(path: Path, dtype: np.dtype[Any], n_tokens: int) -> NDArray[Any]:
+    """The tokens of a shard, without copying.
+
+    Raises:
+        UserError: it is not an Arrow file with ``n_tokens`` of this type in one record batch.
+    """
+    try:
+        column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(COLUMN)
+        column.validate()
+        # Not `to_numpy`, which imports pandas: 0.3 s.
+        tokens: NDArray[Any] = np.from_dlpack(column)
+    except (pa.ArrowException, OSError, KeyError, BufferError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a shard of tokens ({error}). Run: dvc repro tokenize"
+        ) from error
+    if tokens.dtype != dtype or len(tokens) != n_tokens:
+        raise UserError(
+            f"{path}: {len(tokens):,} tokens of {tokens.dtype}, the manifest says {n_tokens:,} of "
+            f"{dtype}. Run: dvc repro tokenize"
+        )
+    return tokens
 
 
 def window_count(n_tokens: int, context_length: int) -> int:

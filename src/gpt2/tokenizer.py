@@ -229,7 +229,7 @@ def _split(whole: str) -> tuple[str, str]:
         # Older versions write a pair as one text.
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         return _as_files(model["vocab"], pairs)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{WHOLE}: not a byte pair encoding ({error!r})") from error
 
 
@@ -258,7 +258,7 @@ def _merges(text: str) -> list[tuple[str, str]]:
 def _vocabulary(text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, too
         raise UserError(f"{VOCAB}: not valid JSON ({error})") from error
 
 

@@ -20,7 +20,7 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.model import GPT2, GPT2Config
 from gpt2.params import parse
-from gpt2.tokenizer import CONFIG, MERGES, VOCAB
+from gpt2.tokenizer import CONFIG, MERGES, VOCAB, Tokenizer
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 MASKED = -9e3
@@ -29,11 +29,11 @@ MASKED = -9e3
 
 def to_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors in OpenAI's orientation; it is its own inverse."""
-    return {name: tensor.t() if _is_conv1d(name) else tensor for name, tensor in state.items()}
+    return {name: t.t() if _is_conv1d(name, t) else t for name, t in state.items()}
 
 
-def _is_conv1d(name: str) -> bool:
-    return name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+def _is_conv1d(name: str, tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
 
 
 def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,7 +55,8 @@ def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     head = named.pop("lm_head.weight", None)
     if head is not None and not _equal(head, named.get("wte.weight")):
         problems.append("lm_head.weight: differs from wte.weight, but GPT-2 ties them")
-    places = len(named.get("wpe.weight", ()))
+    positions = named.get("wpe.weight")
+    places = len(positions) if positions is not None and positions.dim() else 0
     for name in [name for name in named if _is_mask_of_a_block(name, named)]:
         if not _is_constant(name, named.pop(name), places):
             problems.append(f"{name}: is not the constant causal mask of {places} places")
@@ -76,8 +77,12 @@ def _is_mask_of_a_block(name: str, named: Mapping[str, Tensor]) -> bool:
 
 def _is_constant(name: str, mask: Tensor, places: int) -> bool:
     """Whether it is ones up to the diagonal, ``(1, 1, T, T)``, or the number that hides a score."""
+    if mask.is_complex():
+        return False
     if name.endswith("masked_bias"):
         return mask.dim() == 0 and bool(mask <= MASKED)
+    if mask.shape != (1, 1, places, places):
+        return False  # before a mask is made that may be far larger than the file
     return _equal(mask.float(), torch.ones(places, places).tril()[None, None])
 
 
@@ -158,11 +163,35 @@ def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    _check_size(path, tensors, config)
     with torch.device("meta"), _NoInitialisation():
         model = GPT2(config)
     _check_names_and_shapes(path, tensors, model.state_dict())
     model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return model
+
+
+def load_tokenizer(directory: Path, model: GPT2) -> Tokenizer:
+    """The tokenizer of the model directory that ``model`` was loaded from.
+
+    Raises:
+        UserError: its files are damaged, or it is not the one that the model was trained with.
+    """
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.n_vocab > model.config.vocab_size:
+        raise UserError(
+            f"{directory}: the tokenizer has {tokenizer.n_vocab:,} tokens, the model only "
+            f"{model.config.vocab_size:,}. Use the tokenizer that the model was trained with"
+        )
+    path = directory / "training.json"
+    training = files.read_json(path) if path.is_file() else None
+    trained_with = training.get("tokenizer") if isinstance(training, dict) else None
+    if trained_with not in (None, tokenizer.fingerprint):
+        raise UserError(
+            f"{directory}: its tokenizer ({tokenizer.fingerprint[:12]}) is not the one that the "
+            f"model was trained with ({str(trained_with)[:12]}). Use that one's files"
+        )
+    return tokenizer
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -189,6 +218,8 @@ def read_config(path: Path, dropout: float = 0.0) -> GPT2Config:
         UserError: a key is missing, or the model is a variation that GPT-2 itself is not.
     """
     values = files.read_json(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object with the model's shape")
     expected = {
         "model_type": "gpt2",
         "activation_function": "gelu_new",
@@ -202,6 +233,27 @@ def read_config(path: Path, dropout: float = 0.0) -> GPT2Config:
     keys = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
     shape = {key: values[renamed.get(key, key)] for key in keys if renamed.get(key, key) in values}
     return parse(GPT2Config, {**shape, "dropout": dropout}, str(path))
+
+
+def _check_size(path: Path, tensors: Mapping[str, Tensor], config: GPT2Config) -> None:
+    """Refuse a config that is larger than the file before a model is made of it.
+
+    Raises:
+        UserError: another vocabulary, context or number of channels, or more layers.
+    """
+    C = config.n_embd
+    problems = []
+    for name, shape in {"wte": (config.vocab_size, C), "wpe": (config.context_length, C)}.items():
+        tensor = tensors.get(f"{name}.weight")
+        if tensor is None:
+            problems.append(f"{name}.weight: missing")
+        elif tensor.shape != shape:
+            problems.append(f"{name}.weight: shape {tuple(tensor.shape)}, expected {shape}")
+    layers = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+    if layers < config.n_layer:
+        problems.append(f"h: {layers} layers, expected {config.n_layer}")
+    if problems:
+        raise UserError(f"{path}: not the GPT-2 of its config.json\n  " + "\n  ".join(problems))
 
 
 def _check_names_and_shapes(

@@ -350,7 +350,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(learned, tmp_pat
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as on a full disk
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(UserError, match=r"model\.gguf: File too large"):
             export_gguf(saved.directory, output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

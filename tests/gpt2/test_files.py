@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import resource
@@ -66,6 +67,64 @@ def test_without_a_valid_manifest_a_directory_does_not_exist(tmp_path, content):
         files.read_manifest(directory)
 
 
+def test_a_changed_fact_is_named_with_both_digests(tmp_path):
+    directory = make(tmp_path / "out", a="one")
+    manifest = directory / "manifest.json"
+    whole = manifest.read_text()
+    sealed = whole[: whole.index(',\n  "seal"')]
+    stated = json.loads(whole)["seal"]
+    assert stated == hashlib.sha256(sealed.encode()).hexdigest()
+    changed = sealed.replace("test", "best")
+    manifest.write_text(whole.replace("test", "best"))
+    with pytest.raises(UserError) as caught:
+        files.read_manifest(directory)
+    actual = hashlib.sha256(changed.encode()).hexdigest()
+    assert f"is {actual}, the seal says {stated}" in str(caught.value)
+
+
+def test_what_killed_writers_left_is_tidied_and_the_old_output_back_in_place(tmp_path):
+    make(tmp_path / "out", a="one").rename(tmp_path / ".out.old")
+    (tmp_path / ".out.tmp").mkdir()
+    (tmp_path / ".out.tmp" / "b").write_text("half")
+    with pytest.raises(RuntimeError), files.new_directory(tmp_path / "out") as new:
+        assert not list(new.iterdir())
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert sorted(files.read_manifest(tmp_path / "out")["files"]) == ["a"]
+    make(tmp_path / "out", c="three")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_sealed_file_is_checked_against_the_digest_beside_it(tmp_path):
+    path = tmp_path / "records.jsonl"
+    files.write_sealed(path, "é\n")
+    stated = files.read_seal(path)
+    assert stated == files.sha256(path)
+    checked = subprocess.run(["sha256sum", "--check", "--status", f"{path}.sha256"], cwd=tmp_path)
+    assert checked.returncode == 0
+    path.write_text("e\n")
+    with pytest.raises(UserError) as caught:
+        files.read_seal(path)
+    assert f"{path}: damaged. Its sha256 is {files.sha256(path)}, " in str(caught.value)
+    assert f"records.jsonl.sha256 says {stated}" in str(caught.value)
+    for missing in (path.with_name("records.jsonl.sha256"), path):
+        missing.unlink()
+        with pytest.raises(UserError, match=f"{missing}: no such file"):
+            files.read_seal(path)
+
+
+@pytest.mark.parametrize("number", files.REMEDIES)
+def test_what_the_operating_system_refuses_is_a_message_with_the_path(tmp_path, number):
+    message = rf"{tmp_path}: {os.strerror(number)}\. "
+    with pytest.raises(UserError, match=message), files.writing(tmp_path):
+        raise OSError(number, "")
+
+
+def test_other_errors_of_the_operating_system_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), files.writing(tmp_path):
+        (tmp_path / "none").read_text()
+
+
 def test_the_digest_of_a_directory_is_that_of_its_files(tmp_path):
     one = files.digest(make(tmp_path / "one", a="x", b="y"))
     assert one == files.digest(make(tmp_path / "two", b="y", a="x"))
@@ -100,4 +159,5 @@ def test_a_file_size_limit_leaves_the_old_file(tmp_path):
         capture_output=True,
     )
     assert result.returncode != 0
+    assert f"{path}: File too large. Raise the limit" in result.stderr.decode()
     assert path.read_text() == "old"

@@ -133,9 +133,13 @@ def write(path, lines):
 def test_records_are_read_back(tmp_path):
     path = write(
         tmp_path / "records.jsonl",
-        [json.dumps(record()._asdict()), json.dumps(record("é")._asdict())],
+        [
+            json.dumps(record(output)._asdict(), ensure_ascii=False)
+            for output in ("The sum is 3.", "é", "a\x85b\u2028c\u2029d\r\ne")
+        ],
     )
-    assert [r.output for r in load_records(path)] == ["The sum is 3.", "é"]
+    outputs = ["The sum is 3.", "é", "a\x85b\u2028c\u2029d\r\ne"]
+    assert [r.output for r in load_records(path)] == outputs
 
 
 def test_all_bad_records_are_reported_with_their_lines(tmp_path):
@@ -146,12 +150,14 @@ def test_all_bad_records_are_reported_with_their_lines(tmp_path):
         "{",
         json.dumps({**good, "split": "dev"}),
         json.dumps({**good, "extra": 1}),
+        "1" * 5000,
+        "[" * 100_000,
     ]
     with pytest.raises(UserError) as caught:
         load_records(write(tmp_path / "records.jsonl", lines))
     message = str(caught.value)
-    assert "4 bad record(s)" in message
-    for number in (2, 3, 4, 5):
+    assert "6 bad record(s)" in message
+    for number in (2, 3, 4, 5, 6, 7):
         assert f"line {number}" in message
     assert "line 1:" not in message
 

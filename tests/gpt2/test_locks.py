@@ -44,9 +44,11 @@ def test_refusal_names_the_holder_and_a_killed_holder_lets_go(tmp_path: Path) ->
         assert path.read_text() == str(os.getpid())
 
 
-def test_waits_for_the_holder(tmp_path: Path) -> None:
+def test_waits_for_the_holder_after_saying_who_it_is(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with holder(path) as process:
-        os.system(f"(sleep 0.3; kill -9 {process.pid}) &")
-        with locked(path):
-            assert process.wait() == -signal.SIGKILL
+    with (
+        holder(path) as process,
+        locked(path, on_wait=lambda pid: os.kill(int(pid), signal.SIGKILL)),
+    ):
+        assert process.wait() == -signal.SIGKILL
+        assert path.read_text() == str(os.getpid())

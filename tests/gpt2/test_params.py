@@ -6,7 +6,7 @@ import yaml
 from pydantic import Field
 
 from gpt2.errors import UserError
-from gpt2.params import Fraction, Params, Positive, load, parse
+from gpt2.params import Fraction, Params, Positive, load, load_yaml, parse
 
 
 class Inner(Params):
@@ -87,3 +87,38 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes, expected: str):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.yaml: no such file"):
         load(Outer, tmp_path / "nowhere.yaml", "train")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when: 2026-13-45",
+        "ok: !!bool maybe",
+        "when: !!timestamp never",
+        "n: 0x_",
+        f"n: {5000 * '9'}",
+        5000 * "[",
+    ],
+)
+def test_values_that_yaml_cannot_read_are_an_error_of_the_file(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml: not valid YAML"):
+        load_yaml(path)
+
+
+def test_aliases_are_read_but_not_when_they_stand_for_millions(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: &a {lr: 1}\nb: {<<: *a}\nc: *a\n")
+    assert load_yaml(path) == {name: {"lr": 1} for name in "abc"}
+    lines = [f"a{n}: &a{n} [{', '.join(10 * [f'*a{n - 1}'])}]" for n in range(1, 9)]
+    path.write_text("\n".join(["a0: &a0 [x]", *lines]))
+    with pytest.raises(UserError, match=r"params\.yaml: more than 100,000 values"):
+        load_yaml(path)
+
+
+def test_a_password_in_an_address_is_not_told():
+    with pytest.raises(UserError) as caught:
+        parse(Outer, GOOD | {"kind": "http://me:hunter2@host/"}, "params.yaml")
+    assert "http://***@host/" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

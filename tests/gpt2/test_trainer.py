@@ -167,7 +167,9 @@ def test_a_step_whose_gradient_is_not_finite_can_be_replayed(tmp_path):
     for first in (0, 7):  # again with the same disturbance: only that step
         asked.clear()
         net = model(dropout=0.1)
-        with pytest.raises(UserError, match=r"step 7: loss \d.*gradient norm nan.*repeats this step"):
+        with pytest.raises(
+            UserError, match=r"step 7: loss \d.*gradient norm nan.*repeats this step"
+        ):
             train(tmp_path / "a", net, settings, train=disturbed)
         assert asked == list(range(first, 8))
 

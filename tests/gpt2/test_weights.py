@@ -46,9 +46,10 @@ def peers_checkpoint(directory: Path, **config: object) -> GPT2LMHeadModel:
 
 def seal(directory: Path) -> None:
     """Give a directory that somebody else wrote a manifest of what is in it now."""
-    (directory / "manifest.json").unlink(missing_ok=True)
-    digests = {p.name: {"bytes": 0, "sha256": files.sha256(p)} for p in directory.iterdir()}
-    files.write_json(directory / "manifest.json", {"files": digests})
+    contents = {path.name: path.read_bytes() for path in directory.iterdir()}
+    with files.new_directory(directory) as new:
+        for name in contents.keys() - {files.MANIFEST}:
+            (new / name).write_bytes(contents[name])
 
 
 def test_transformers_loads_our_directory_with_the_same_logits_and_tokens(saved, tokenizer):

@@ -278,3 +278,59 @@ def test_sigterm_does_not_wait_for_a_server_that_hangs(place, concurrency):
             stage.terminate()
             assert stage.wait(60) == 128 + signal.SIGTERM
     assert not Path("judged").exists()
+
+
+NO_SCORE = ["prose", "fraction", "huge", "empty", "schema"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_has_no_score_is_counted_and_neither_0_nor_dropped(place, concurrency):
+    faults = [*NO_SCORE, "crash", "", "garbage", *NO_SCORE]
+    with serving_ollama() as server:
+        server.faults = list(faults)
+        set_judge(place, backend="ollama", host=server.address, concurrency=concurrency)
+        set_params(place, max_invalid=0.4)
+        result = evaluate()
+    assert result.exit_code == 0, result.output
+    rows = judged()
+    assert len(rows) == sum(VARIANTS.values())
+    statuses = [row["status"] for row in rows]
+    assert (statuses.count("invalid"), statuses.count("error")) == (10, 2)
+    assert all((row["score"] is None) == (row["status"] != "scored") for row in rows)
+    metrics = files.read_json(Path("metrics/llama3_eval.json"))
+    for variant, total in VARIANTS.items():
+        own = metrics[variant]
+        assert own["n_total"] == own["scored"] + own["invalid"] + own["error"] == total
+        scores = [row["score"] for row in rows if row["variant"] == variant]
+        scores = [score for score in scores if score is not None]
+        assert own["mean"] == statistics.fmean(scores)
+    with Path("plots/llama3_eval_scores.csv").open() as file:
+        assert sum(int(row["count"]) for row in csv.DictReader(file)) == statuses.count("scored")
+
+
+@pytest.mark.parametrize(("max_invalid", "code"), [(2 / 36 + 1e-9, 0), (2 / 36 - 1e-9, 1)])
+def test_just_as_many_as_allowed_may_have_no_score(place, max_invalid, code):
+    with serving_ollama() as server:
+        set_judge(place, backend="ollama", host=server.address)
+        set_params(place, max_invalid=max_invalid)
+        server.faults = ["crash", "", "empty"]
+        result = evaluate()
+        assert result.exit_code == code, result.output
+        if code:
+            assert "2 of 36 judgements have no score (1 invalid, 1 error)" in result.output
+            # What failed is asked again, and nothing else.
+            asked = len(server.requests)
+            assert evaluate().exit_code == 0
+            assert len(server.requests) - asked == 1
+            assert {row["status"] for row in judged()} == {"scored", "invalid"}
+
+
+def test_judgements_that_nobody_goes_on_with_are_cleared_after_a_month(place):
+    logs = Path("data/runs/llama3-eval")
+    logs.mkdir(parents=True)
+    for name, days in {"recent": 29, "old": 31}.items():
+        (logs / f"{name}.jsonl").write_text("")
+        then = time.time() - days * 24 * 3600
+        os.utime(logs / f"{name}.jsonl", (then, then))
+    assert evaluate().exit_code == 0
+    assert [log.name for log in logs.glob("*.jsonl")] == ["recent.jsonl"]

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -44,6 +45,14 @@ with running("llama3-eval", Path("params.yaml"), ["finetune"]) as run:
 def place(tmp_path: Path) -> Path:
     (tmp_path / "params.yaml").write_text("finetune: {lr: 0.5}\n")
     return tmp_path
+
+
+@pytest.fixture
+def heeding_ctrl_c() -> Iterator[None]:
+    """Where the tests run in the background, all that they start would ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 def start(place: Path, body: str, **settings: str) -> subprocess.Popen[str]:
@@ -147,21 +156,33 @@ def wait_until_it_runs(process: subprocess.Popen[str]) -> None:
             return
 
 
-def test_a_second_run_beside_the_first_is_refused_and_sigterm_ends_in_order(place: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_run_beside_the_first_is_refused_and_a_signal_ends_in_order(
+    place: Path, heeding_ctrl_c: None, number: int
+) -> None:
     first = start(place, "time.sleep(60)")
     wait_until_it_runs(first)
     second = start(place, "pass")
     _, err = second.communicate()
     assert f"llama3-eval.lock: in use by process {first.pid}" in err
     assert second.returncode == 1
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(number)
     out, err = first.communicate()
     assert out == "in order\n"
     assert err == ""
-    assert first.returncode == 128 + signal.SIGTERM
+    assert first.returncode == 128 + number
     third = start(place, "pass")
     third.communicate()
     assert third.returncode == 0
+
+
+def test_what_a_shell_lets_a_stage_ignore_stays_ignored(place: Path) -> None:
+    body = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN, flush=True)"
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = start(place, body)
+    signal.signal(signal.SIGINT, previous)
+    out, _ = process.communicate()
+    assert "True\nin order\n" in out
 
 
 def test_experiments_in_copies_run_side_by_side(tmp_path: Path) -> None:

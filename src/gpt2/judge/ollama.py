@@ -69,7 +69,8 @@ class OllamaJudge:
         try:
             with self._errors(PROBE_TIMEOUT):
                 models = _client(self._address, PROBE_TIMEOUT).list().models
-                version = httpx.get(f"{self._address}/api/version", timeout=PROBE_TIMEOUT)
+                answer = httpx.get(f"{self._address}/api/version", timeout=PROBE_TIMEOUT)
+                version = answer.json()["version"] if answer.is_success else "unknown"
         except (Busy, Fault, JudgeError) as error:
             raise JudgeGone(str(error)) from error
         digests = {model.model: model.digest for model in models}
@@ -80,7 +81,7 @@ class OllamaJudge:
                 f"judge.model: {self._name} has no model {self._model} (it has: {there}). "
                 f"Fetch it: ollama pull {self._model}"
             )
-        return digest, f"ollama {version.json()['version'] if version.is_success else 'unknown'}"
+        return digest, f"ollama {version}"
 
     @property
     def _name(self) -> str:
@@ -107,8 +108,11 @@ class OllamaJudge:
         except ValidationError as error:
             answer = error.errors()[0]["input"]
             raise Fault(f"{self._name}: not a reply: {answer!r:.300}") from error
-        # The client builds its result from whatever JSON comes, or fails to.
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # The client builds its result from whatever comes, or fails to.
+        except (
+            *(ValueError, TypeError, AttributeError, KeyError, RecursionError),
+            httpx.RequestError,  # what is left of it: not the compression that it says, redirects
+        ) as error:
             raise Fault(f"{self._name}: not an answer of Ollama ({error})") from error
 
 

@@ -98,8 +98,11 @@ class OpenAICompatibleJudge:
             raise Busy(
                 f"judge.base_url: no server answers at {self._address}. Start it, or name another"
             ) from error
-        # The client builds its result from whatever JSON comes, or fails to.
-        except (ValueError, TypeError, AttributeError, IndexError, openai.APIError) as error:
+        # The client builds its result from whatever comes, or fails to.
+        except (
+            *(ValueError, TypeError, AttributeError, IndexError, RecursionError),
+            openai.APIError,
+        ) as error:
             raise Fault(f"{self._address}: not an answer of OpenAI's protocol ({error})") from error
 
 

@@ -141,9 +141,14 @@ def _verdicts(judge: Judge, prompts: Mapping[str, str]) -> Iterator[Verdict]:
 
 def _ask(judge: Judge, prompt: str, key: str) -> Verdict:
     try:
-        return Verdict(key=key, reply=judge.judge(prompt), error=None)
+        return Verdict(key=key, reply=_writable(judge.judge(prompt)), error=None)
     except JudgeError as error:
-        return Verdict(key=key, reply=None, error=str(error))
+        return Verdict(key=key, reply=None, error=_writable(str(error)))
+
+
+def _writable(text: str) -> str:
+    """JSON may hold half a character (a lone surrogate), UTF-8 may not."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _judgement(task: Task, verdict: Verdict, digest: str) -> Judgement:

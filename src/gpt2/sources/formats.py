@@ -1,7 +1,8 @@
 """Files of text, JSON, JSON Lines or Parquet, plain or inside ``.gz`` and ``.zip``, as rows.
 
 A file is what its suffix says. Rows come as they are read: nothing is unpacked to disk, and what is
-in memory at a time, a text, a line or a list of JSON, is no larger than it may be.
+in memory at a time, a text, a line or a list of JSON, is no larger than it may be. An archive may
+expand to `EXPANSION` times its length in all: it may be a bomb.
 """
 
 import gzip
@@ -11,7 +12,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BufferedIOBase, BytesIO
+from io import SEEK_END, BufferedIOBase, BytesIO
 from itertools import chain, count
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple, cast
@@ -30,7 +31,11 @@ RECORDS: dict[str, Format] = {
 TEXTS = (".md", ".rst", ".text", ".txt")
 ARCHIVES = (".gz", ".zip")
 LARGEST = 2 * 2**30
-"""Bytes of what is all in memory: archives may be bombs."""
+"""Bytes of what is all in memory."""
+EXPANSION = 100
+"""Times its own length, an archive may expand to. Text comes to 3 to 10 times, a bomb to 1,000."""
+ROOM = 64 * 2**20
+"""Bytes that an archive may expand to, however short it is."""
 EMPTY = "empty. Give it text, or name another file in the parameters"
 PARQUET_ROWS = 1024
 PARQUET_BUFFER = 2**20
@@ -83,6 +88,8 @@ class Reader:
     """What every file holds, whatever its suffix."""
     largest: int = LARGEST
     """Bytes in memory at a time."""
+    room: int = ROOM
+    """Bytes that any archive may expand to; see `EXPANSION`."""
 
     def knows(self, name: str) -> bool:
         """Whether a file found in a directory or an archive is meant to be read."""
@@ -102,63 +109,81 @@ class Reader:
             name: with the suffixes that tell what it is; the rows are named after it.
             file: open and at its beginning.
         """
+        most = max(self.room, EXPANSION * file.seek(0, SEEK_END))
+        file.seek(0)
+        return self._told(name, file, most)
+
+    def _told(self, name: str, file: BufferedIOBase, most: int) -> Iterator[Row]:
+        """The rows of a file, or why there are no more."""
         try:
-            yield from self._rows(name, file)
+            yield from self._rows(name, file, most)
         except _UnreadableError as error:
             yield Row(name, "", None, str(error))
         except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
             yield Row(name, "", None, f"damaged archive ({error})")
 
-    def _rows(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
+    def _rows(self, name: str, file: BufferedIOBase, most: int) -> Iterator[Row]:
+        """The rows of a file; of an archive, if it holds no more than ``most`` bytes."""
         suffix = PurePosixPath(name).suffix.lower()
         if suffix == ".gz":
-            return self._rows(name[: -len(suffix)], gzip.GzipFile(fileobj=file))
+            return self._rows(name[: -len(suffix)], gzip.GzipFile(fileobj=file, mode="rb"), most)
         if suffix == ".zip":
-            return self._members(name, self._seekable(file))
+            return self._members(name, self._seekable(file, most), most)
         match self.format or RECORDS.get(suffix, self.otherwise):
             case "parquet":
-                return _numbered(name, "row", _parquet(self._seekable(file), self.columns))
+                table = _parquet(self._seekable(file, most), self.columns)
+                return _numbered(name, "row", table)
             case "json":
-                return self._json(name, file)
+                return self._json(name, file, most)
             case "text":
-                return iter([Row(name, "", _filled(_decoded(self._whole(file))))])
+                return iter([Row(name, "", _filled(_decoded(self._whole(file, most))))])
 
-    def _members(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
+    def _members(self, name: str, file: BufferedIOBase, most: int) -> Iterator[Row]:
         """The rows of a zip archive's members, in the order of their names."""
-        with zipfile.ZipFile(file) as archive:
+        with _opened(file) as archive:
             members = [item for item in archive.infolist() if self._is_member(item.filename)]
             if not members:
                 raise _UnreadableError(f"no file in it ends in {self.suffixes()}")
+            # A member gives no more than its stated size: a lie about it cannot hide a bomb.
+            _check_expansion(sum(item.file_size for item in members), most)
             for item in sorted(members, key=lambda item: item.filename):
+                if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    # The others have no limit of what they give at a time.
+                    raise _UnreadableError("archive of another compression than deflate. Repack it")
                 try:
-                    # It gives no more than its stated size: a lie about it cannot hide a bomb.
                     member = cast(zipfile.ZipExtFile, archive.open(item))
-                except (RuntimeError, NotImplementedError) as error:  # a password; a compression
+                except (RuntimeError, ValueError, OverflowError) as error:
+                    # A password or another thing that `zipfile` cannot do; a place that cannot be.
                     raise _UnreadableError(f"archive that cannot be read ({error})") from error
                 with member:
-                    yield from inside(name, item.filename, self.rows(item.filename, member))
+                    yield from inside(name, item.filename, self._told(item.filename, member, most))
 
-    def _json(self, name: str, file: BufferedIOBase) -> Iterator[Row]:
-        lines = self._lines(file)
+    def _json(self, name: str, file: BufferedIOBase, most: int) -> Iterator[Row]:
+        lines = self._lines(file, most)
         first = next(lines, None)
         if first is None:
             raise _UnreadableError(EMPTY)
         if first[1].removeprefix(BOM_UTF8).lstrip().startswith(b"["):
             file.seek(0)
-            return _json_list(name, _decoded(self._whole(file)))
+            return _json_list(name, _decoded(self._whole(file, most)))
         return _json_lines(name, chain([first], lines))
 
-    def _lines(self, file: BufferedIOBase) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, file: BufferedIOBase, most: int) -> Iterator[tuple[int, bytes]]:
         """Number and content of each line that is not empty."""
+        total = 0
         for number in count(1):
-            line = self._limited(file.readline(self.largest + 1))
+            line = self._limited(file.readline(min(self.largest, most) + 1))
+            total += len(line)
+            _check_expansion(total, most)
             if not line:
                 return
             if line.strip():
                 yield number, line
 
-    def _whole(self, file: BufferedIOBase) -> bytes:
-        return self._limited(file.read(self.largest + 1))
+    def _whole(self, file: BufferedIOBase, most: int) -> bytes:
+        content = self._limited(file.read(min(self.largest, most) + 1))
+        _check_expansion(len(content), most)
+        return content
 
     def _limited(self, content: bytes) -> bytes:
         if len(content) > self.largest:
@@ -168,10 +193,10 @@ class Reader:
             )
         return content
 
-    def _seekable(self, file: BufferedIOBase) -> BufferedIOBase:
+    def _seekable(self, file: BufferedIOBase, most: int) -> BufferedIOBase:
         """A file whose end can be read first, as that of Parquet and zip must be."""
         packed = isinstance(file, gzip.GzipFile | zipfile.ZipExtFile)
-        return BytesIO(self._whole(file)) if packed else file
+        return BytesIO(self._whole(file, most)) if packed else file
 
     def suffixes(self) -> str:
         """The end of a message that nothing known was found."""
@@ -180,7 +205,23 @@ class Reader:
 
     def _is_member(self, name: str) -> bool:
         """No directory, and no archive: those within archives may go on without end."""
-        return self.knows(name) and not name.lower().endswith(("/", *ARCHIVES))
+        return not name.lower().endswith(("/", *ARCHIVES)) and self.knows(name)
+
+
+def _opened(file: BufferedIOBase) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (NotImplementedError, ValueError, OverflowError) as error:
+        # Another thing that `zipfile` cannot do; a name or a place that cannot be.
+        raise _UnreadableError(f"damaged archive ({error})") from error
+
+
+def _check_expansion(size: int, most: int) -> None:
+    if size > most:
+        raise _UnreadableError(
+            f"archive that expands to more than {most:,} bytes, too many for its length. "
+            "Is it a bomb? If not, unpack it"
+        )
 
 
 def inside(folder: str, name: str, rows: Iterable[Row]) -> Iterator[Row]:
@@ -244,7 +285,8 @@ def _parquet(file: BufferedIOBase, columns: frozenset[str]) -> Iterator[dict[str
         names = [name for name in table.schema_arrow.names if name in columns]
         for batch in table.iter_batches(PARQUET_ROWS, columns=names, use_threads=False):
             yield from map(without_nulls, batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
+    # ValueError: text that is not UTF-8, a date that cannot be.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise _UnreadableError(f"not a valid Parquet file ({error})") from error
 
 

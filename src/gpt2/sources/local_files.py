@@ -1,5 +1,6 @@
 """Your own files: one, all below a directory, or those that a pattern matches."""
 
+import os
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePath
@@ -80,6 +81,11 @@ def _files(path: str, root: Path, reader: Reader) -> tuple[Path, list[Path]]:
         found = list(folder.glob(str(place.relative_to(folder))))
     if not (paths := sorted(file for file in found if file.is_file())):
         raise UserError(f"{place}: {missing}")
+    for file in paths:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{os.fsencode(file)!r}: this name is not UTF-8. Rename it") from error
     return folder, paths
 
 

@@ -110,7 +110,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
     """The documents that ``params`` ask for, as they are read.
 
-    After the last one ``data.facts`` say how many rows were ``skipped``.
+    After the last one ``data.facts`` say how many rows were ``skipped``, and the log, which fields
+    no one asked for.
 
     Raises:
         UserError: after the last one: the list of all rows that are none, unless they are to be
@@ -128,8 +129,9 @@ def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
 def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     """The records that ``params`` ask for, each with its split.
 
-    A row that is skipped keeps its place in the draw and in a split by position, so that the splits
-    of the others do not depend on it.
+    A record that another one repeats, word for word, is a bad one. A row that is skipped keeps its
+    place in the draw and in a split by position, so that the splits of the others do not depend on
+    it.
 
     Raises:
         UserError: as `documents`.
@@ -137,9 +139,15 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     found = []
     checks = _Checks(_Alpaca, data.origin, params)
     rows = list(draw(data.rows, params))
+    first: dict[tuple[str, str, str], Row] = {}
     for position, row in enumerate(rows):
         item = checks.of(row)
-        if item is not None:
+        if item is None:
+            continue
+        same = first.setdefault((item.instruction, item.input, item.output), row)
+        if same is not row:
+            checks.refuse(row, f"repeats {same.place or same.name}")
+        else:
             split = (
                 split_of(_question(item.instruction, item.input), params)
                 if params.split_by == "hash"
@@ -152,11 +160,12 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     if shared:
         logger.warning(
             "%s: %d question(s) occur in more than one split, so the figures of the held-out "
-            "records are better than they should be. split_by: hash keeps them together",
+            "records are better than they should be. split_by: hash keeps them together\n  %s",
             data.origin,
-            shared,
+            len(shared),
+            "\n  ".join(", ".join(names) for names in shared[:PROBLEMS_SHOWN]),
         )
-    facts = {"skipped_records": skipped, "questions_in_two_splits": shared}
+    facts = {"skipped_records": skipped, "questions_in_two_splits": len(shared)}
     return OwnRecords(found, facts)
 
 
@@ -184,12 +193,16 @@ def split_at(position: int, total: int, params: SplitParams) -> Split:
     return "test" if position < validation_from else "validation"
 
 
-def questions_in_two_splits(records: Iterable[InstructionRecord]) -> int:
-    """How many questions, case and white space aside, occur in more than one split."""
-    splits = defaultdict(set)
+def questions_in_two_splits(records: Iterable[InstructionRecord]) -> list[list[str]]:
+    """Names of records that ask the same, case and white space aside, in more than one split."""
+    asking: dict[str, list[InstructionRecord]] = defaultdict(list)
     for record in records:
-        splits[_question(record.instruction, record.input)].add(record.split)
-    return sum(len(found) > 1 for found in splits.values())
+        asking[_question(record.instruction, record.input)].append(record)
+    return [
+        [record.name for record in same]
+        for same in asking.values()
+        if len({record.split for record in same}) > 1
+    ]
 
 
 def _question(instruction: str, input: str) -> str:
@@ -213,8 +226,9 @@ class _Checks(Generic[Schema]):
         self, schema: type[Schema], origin: str, params: OwnCorpus | OwnInstructions
     ) -> None:
         self._schema, self._origin, self._params = schema, origin, params
-        self._rows = self._good = self._problems = 0
+        self._rows = self._bad = self._problems = 0
         self._shown: list[str] = []
+        self._unused: set[str] = set()
         self._alone = False
 
     def of(self, row: Row) -> Schema | None:
@@ -222,11 +236,18 @@ class _Checks(Generic[Schema]):
         item, wrong = _check(row, self._schema, self._params.column_of)
         self._alone |= not self._rows and not row.place
         self._rows += 1
-        self._good += item is not None
+        if isinstance(row.value, dict) and len(self._unused) < PROBLEMS_SHOWN:
+            self._unused |= row.value.keys() - self._params.column_of.values()
+        if wrong:
+            self.refuse(row, *wrong)
+        return item
+
+    def refuse(self, row: Row, *wrong: str) -> None:
+        """Count the row as bad, and tell what is wrong with it."""
+        self._bad += 1
         self._problems += len(wrong)
         for problem in wrong[: PROBLEMS_SHOWN - len(self._shown)]:
             self._shown.append(f"{row.place}: {problem}" if row.place else problem)
-        return item
 
     def skipped(self) -> int:
         """How many rows were bad, now that all have been checked.
@@ -234,14 +255,17 @@ class _Checks(Generic[Schema]):
         Raises:
             UserError: there were some, and they are an error; or there was no good one.
         """
-        bad = self._rows - self._good
+        bad = self._bad
         if not self._rows:
             raise UserError(f"{self._origin}: no records in it")
-        if bad and (self._params.on_bad_record == "error" or not self._good):
+        if bad and (self._params.on_bad_record == "error" or bad == self._rows):
             raise UserError(self._listed(self._origin))
         if bad:
             heading = f"{self._origin}: {bad:,} of {self._rows:,} records skipped"
             logger.warning("%s", self._listed(heading))
+        if self._unused:
+            names = ", ".join(map(repr, sorted(self._unused)[:PROBLEMS_SHOWN]))
+            logger.info("%s: not read: %s", self._origin, names)
         return bad
 
     def _listed(self, heading: str) -> str:

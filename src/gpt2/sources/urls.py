@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
 from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.locks import locked
+from gpt2.params import Params, parse
 from gpt2.progress import Progress
 
 BLOCK = 2**16
@@ -142,10 +143,21 @@ def headers(url: str, wanted: str, patience: Patience = PATIENCE) -> Mapping[str
 
 def shown(url: str) -> str:
     """``url`` as it may stand in a message: without credentials."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     _, credentials, host = parts.netloc.rpartition("@")
     path = parts.path + ("?***" if parts.query else "")
     return f"{parts.scheme}://{'***@' if credentials else ''}{host}{path}"
+
+
+class _Notes(Params):
+    """Which version of a file an unfinished download is of."""
+
+    url: str
+    length: int | None
+    validator: str | None
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ class _Part:
 
     @property
     def path(self) -> Path:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(self.url).path.rpartition("/")[2])
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", _parts(self.url).path.rpartition("/")[2])
         address = hashlib.sha256(self.url.encode()).hexdigest()
         return self.cache / f"{address[:16]}-{name[-80:]}.part"
 
@@ -185,7 +197,7 @@ class _Part:
 
     def _go_on(self) -> None:
         """Ask once for what is missing, and keep as much of it as comes."""
-        notes: dict[str, Any] = files.read_json(self.notes) if self.notes.exists() else {}
+        notes = self._known()
         start = self.size() if notes.get("validator") else 0
         if start and start == notes["length"]:
             return
@@ -208,12 +220,19 @@ class _Part:
         if notes["length"] is not None and self.size() != notes["length"]:
             raise _BrokenError(f"ended after {self.size():,} of {notes['length']:,} bytes")
 
+    def _known(self) -> dict[str, Any]:
+        """The notes; none if there are none or they are damaged."""
+        try:
+            return parse(_Notes, files.read_json(self.notes), str(self.notes)).model_dump()
+        except UserError:
+            return {}
+
     def _check_continuation(
         self, response: requests.Response, start: int, notes: Mapping[str, Any]
     ) -> None:
         """Raise `_BrokenError` unless the answer is the rest of the same file."""
         found = response.headers.get("Content-Range", "")
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found)
+        match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d+|\*)", found)
         validator = notes.get("validator") or ""
         kind = "ETag" if validator.startswith('"') else "Last-Modified"
         if (
@@ -230,7 +249,7 @@ class _Part:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise _GivenUpError("could not be downloaded: the server sends it compressed only")
         stated = response.headers.get("Content-Length", "")
-        length = int(stated) if stated.isdecimal() else None
+        length = int(stated) if re.fullmatch(r"\d{1,24}", stated) else None
         if length is None and not self.digest_known and not response.raw.chunked:
             raise _GivenUpError("the server does not say how long it is. Give its sha256")
         etag = response.headers.get("ETag", "")
@@ -275,6 +294,13 @@ class _Part:
                 bar.close()
 
 
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise _GivenUpError("not a valid address") from None
+
+
 def _persist(
     attempt: Callable[[], Result], done: Callable[[], int], url: str, patience: Patience
 ) -> Result:
@@ -309,7 +335,7 @@ def _way(
     """The redirects from ``url``, and the answer at their end."""
     allowed: tuple[str, ...] = ("http", "https")
     for _ in range(MOST_REDIRECTS):
-        scheme = urlsplit(url).scheme
+        scheme = _parts(url).scheme
         if scheme not in allowed:
             raise _GivenUpError(f"leads to {shown(url)}, but only {' and '.join(allowed)} may be")
         allowed = ("https",) if scheme == "https" else allowed
@@ -318,21 +344,32 @@ def _way(
         if not response.is_redirect:
             return
         response.close()
-        url = urljoin(url, response.headers["Location"])
+        try:
+            url = urljoin(url, response.headers["Location"])
+        except ValueError:
+            raise _GivenUpError("leads to no valid address") from None
     raise _GivenUpError(f"more than {MOST_REDIRECTS} redirects")
+
+
+class _Session(requests.Session):
+    """Leaves redirects to us; else it reads all that comes with one, however much that is."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 def _ask(method: str, url: str, fields: Mapping[str, str], patience: Patience) -> requests.Response:
     try:
-        return requests.request(
-            method,
-            url,
-            # A compressed answer has other bytes, at other places.
-            headers={"Accept-Encoding": "identity", **fields},
-            stream=True,
-            allow_redirects=False,
-            timeout=patience.silence,
-        )
+        with _Session() as session:
+            return session.request(
+                method,
+                url,
+                # A compressed answer has other bytes, at other places.
+                headers={"Accept-Encoding": "identity", **fields},
+                stream=True,
+                allow_redirects=False,
+                timeout=patience.silence,
+            )
     except requests.exceptions.InvalidURL:
         raise _GivenUpError("not a valid address") from None
     except requests.RequestException as error:
@@ -371,7 +408,7 @@ def _seconds(retry_after: str) -> float:
         return float(retry_after)
     try:
         return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -14,7 +14,8 @@ from gpt2.sources.checks import Sha256
 from gpt2.sources.formats import FormatParams, RawData, Reader, Row
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions
 
-Url = Annotated[str, Field(pattern="^https?://")]
+Url = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+([/?#].*)?$")]
+"""Without a password, which would reach dvc.lock and MLflow: ``~/.netrc`` is the place."""
 
 
 class UrlSource(FormatParams):

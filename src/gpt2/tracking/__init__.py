@@ -29,8 +29,11 @@ FLUSH_SECONDS = 5.0
 """How long a number waits at most before it is sent."""
 ANSWER_SECONDS = 5.0
 """How long the end of a stage waits for one answer of the store."""
+OPEN_SECONDS = 60.0
+"""How long the store may take to open: MLflow's import and its tables take long on a busy machine.
+Since the work began, so that only the end of a short stage waits for it."""
 CLOSE_SECONDS = 60.0
-"""How long it waits in all: MLflow's import and its tables take long on a busy machine."""
+"""How long the end waits in all."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,8 +117,8 @@ class MlflowTracker:
         self._messages: SimpleQueue[Callable[[OpenRun], None] | None] = SimpleQueue()
         self._points: deque[Point] = deque()
         self._thread: Thread | None = None
-        self._asked: float | None = None
-        """Since when the store owes an answer, by `time.monotonic`."""
+        self._due: float | None = None
+        """Until when the store has to answer, by `time.monotonic`."""
         self._off = False
 
     def begin(self, resume: Path | None = None) -> None:
@@ -169,8 +172,8 @@ class MlflowTracker:
         thread, closing = self._thread, time.monotonic()
         while thread and thread.is_alive():
             thread.join(0.05)
-            asked, now = self._asked, time.monotonic()
-            silent = asked is not None and now - max(asked, closing) > ANSWER_SECONDS
+            due, now = self._due, time.monotonic()
+            silent = due is not None and now > max(due, closing + ANSWER_SECONDS)
             if silent or now - closing > CLOSE_SECONDS:
                 self._fail(TimeoutError("the store does not answer"))
                 return
@@ -181,6 +184,7 @@ class MlflowTracker:
 
     def _work(self, resume: Path | None) -> None:
         """Send what is told until it is closed; the first failure ends tracking for this stage."""
+        self._due = time.monotonic() + OPEN_SECONDS
         try:
             try:
                 probe(self._uri, self._root)
@@ -188,6 +192,7 @@ class MlflowTracker:
                 self._fail(error)
                 return
             run = open_run(self._plan, self._uri, self._root, resume)
+            self._due = None
             while True:
                 try:
                     message = self._messages.get(timeout=FLUSH_SECONDS)
@@ -201,10 +206,10 @@ class MlflowTracker:
             self._fail(error)
 
     def _send(self, run: OpenRun, message: Callable[[OpenRun], None] = lambda run: None) -> None:
-        self._asked = time.monotonic()
+        self._due = time.monotonic() + ANSWER_SECONDS
         run.log([self._points.popleft() for _ in range(len(self._points))])
         message(run)
-        self._asked = None
+        self._due = None
 
     def _fail(self, error: Exception) -> None:
         if not self._off:

@@ -117,10 +117,11 @@ def probe(uri: str, root: Path) -> None:
 def failures() -> tuple[type[Exception], ...]:
     """What a store that fails may raise (those of requests are OSErrors)."""
     from alembic.util.exc import CommandError
+    from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
+    return (MlflowException, ParseError, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
 
 
 def open_run(plan: Plan, uri: str, root: Path, resume: Path | None) -> "OpenRun":

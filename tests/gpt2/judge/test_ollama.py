@@ -12,7 +12,7 @@ from gpt2.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_score
 from gpt2.judge.runner import cache_key, counts, judgements
 from gpt2.judge.tasks import Task
 from tests.fake_ollama import FakeOllama, alike, serving_ollama
-from tests.file_server import serving
+from tests.file_server import QuietHandler, serving
 from tests.gpt2.judge.injections import INJECTIONS, attack
 from tests.gpt2.judge.servers import free_port, running
 
@@ -178,6 +178,45 @@ def test_no_server_is_named(tmp_path):
     (tmp_path / "api" / "tags").write_text("<html>")
     with serving(tmp_path) as address, pytest.raises(JudgeGone, match="not an answer of Ollama"):
         judge_at(address)
+    (tmp_path / "api" / "tags").write_text('{"models": [{"model": "llama3", "digest": "ab"}]}')
+    for version in ("<html>", "[]", "{}", "[" * 100_000):
+        (tmp_path / "api" / "version").write_text(version)
+        with serving(tmp_path) as address, pytest.raises(JudgeGone, match="not an answer of Olla"):
+            judge_at(address)
+
+
+class Odd(QuietHandler):
+    """Has the model, but its replies are not even HTTP as it says."""
+
+    def do_GET(self) -> None:
+        tag = {"model": "llama3", "digest": "ab", "version": "1"}
+        self.reply(json.dumps({"models": [tag], "version": "1"}).encode())
+
+    def do_POST(self) -> None:
+        self.reply({b"gzip": b"no gzip", b"deep": b"[" * 100_000, b"half": HALF}[self.kind()])
+
+    def kind(self) -> bytes:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return body["messages"][0]["content"].encode()
+
+    def reply(self, data: bytes) -> None:
+        self.send_response(200)
+        if data == b"no gzip":
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+HALF = b'{"message": {"role": "assistant", "content": "\\ud83d"}}'
+
+
+def test_replies_that_are_none_are_errors_of_their_prompts(tmp_path):
+    with serving(tmp_path, Odd) as address:
+        for kind in ("gzip", "deep", "half"):
+            judge = judge_at(address, patience=0.5)
+            (judged,) = judgements([Task(1, "sum", "base", kind)], judge, tmp_path / kind)
+            assert judged.status in ("error", "invalid")
 
 
 @pytest.mark.parametrize("fault", ["", "old"])

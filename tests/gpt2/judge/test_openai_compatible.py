@@ -110,6 +110,8 @@ class Chatty(QuietHandler):
         content = body["messages"][0]["content"]
         status = int(content) if content.isdigit() else 200
         answer = {"error": {"message": f"no: {self.headers['Authorization']}"}}
+        if content == "half":
+            answer = {"choices": [{"message": {"content": '\ud83d{"score": 7}'}}]}
         if content == "fine":
             answer = {"choices": [{"message": {"content": '{"score": 7}'}}]}
         self.reply(status, answer)
@@ -144,6 +146,17 @@ def test_each_status_has_its_consequence(tmp_path, monkeypatch, prompt, error):
         assert type(caught.value) is error
         assert "open-sesame" not in str(caught.value)
         assert judge.judge("fine") == '{"score": 7}'
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_reply_with_half_a_character_is_invalid_and_kept(tmp_path, concurrency):
+    with serving(tmp_path, Chatty) as address:
+        judge, log = judge_at(address, concurrency=concurrency), tmp_path / "log.jsonl"
+        questions = [Task(n, "sum", "base", text) for n, text in enumerate(["half", "fine"])]
+        judged = list(judgements(questions, judge, log))
+        assert [judgement.status for judgement in judged] == ["invalid", "scored"]
+        assert judged[0].reply == '\\ud83d{"score": 7}'
+        assert list(judgements(questions, judge, log)) == judged
 
 
 def test_the_request_holds_the_sampling_and_the_response_only_inside_its_fence(tmp_path):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpt2.sources.formats import Reader, Row
+from gpt2.sources.formats import EXPANSION, Reader, Row
 
 READER = Reader(frozenset({"text", "name"}), "text")
 
@@ -202,6 +202,54 @@ def test_a_bomb_that_lies_about_its_size_is_refused() -> None:
     assert lie != content
     reader = Reader(READER.columns, "text", largest=10_000)
     assert "damaged archive (" in problem("a.zip", lie, reader)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.txt.gz", "a.zip", "a.jsonl.gz.gz"])
+def test_what_an_archive_expands_to_has_a_limit(name: str) -> None:
+    """Line by line a bomb would fit into memory, and fill the disk."""
+    reader = Reader(READER.columns, "text", room=100_000)
+    assert reader.room > EXPANSION * 900
+    content = (b"[" if name.startswith("a.json.") else b"") + b"3\n" * 100_000
+    if name.endswith(".zip"):  # each member alone is within the limit
+        bomb = archive({f"{n}.jsonl": content[:40_000] for n in range(4)})
+    else:
+        bomb = gzip.compress(gzip.compress(content) if name.endswith(".gz.gz") else content)
+    assert len(bomb) < 900
+    *_, last = reader.rows(name, BytesIO(bomb))
+    assert last.value is None
+    assert last.problem.startswith("archive that expands to more than 100,000 bytes")
+
+
+def test_a_long_archive_may_expand_to_more() -> None:
+    lines = b"".join(b"%d\n" % (n * n) for n in range(10_000))
+    reader = Reader(READER.columns, "text", room=1000)
+    files = {"a.jsonl.gz": gzip.compress(lines), "a.zip": archive({"a.jsonl": lines})}
+    for name, content in files.items():
+        assert len(rows(name, content, reader)) == 10_000
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_compressions_are_read_that_give_a_little_at_a_time(compression: int) -> None:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as target:
+        target.writestr("a.txt", "One")
+    (row,) = rows("x.zip", file.getvalue())
+    assert "another compression than deflate" in row.problem
+
+
+def test_names_of_members_that_cannot_be() -> None:
+    content = archive({"é.txt": b"One"})
+    damaged = content.replace("é".encode(), b"\xff\xfe")
+    assert "damaged archive (" in rows("x.zip", damaged)[0].problem
+    (row,) = rows("x.zip", archive({"a.txt" + ".gz" * 5000: b"One", "a.txt": b"Two"}))
+    assert row.value == "Two"
+
+
+def test_a_parquet_file_with_text_that_is_not_utf8() -> None:
+    column = pa.array([b"One", b"Gr\xfc\xdfe"]).cast(pa.binary()).view(pa.string())
+    file = BytesIO()
+    pq.write_table(pa.table({"text": column}), file)
+    assert "not a valid Parquet file (" in rows("a.parquet", file.getvalue())[-1].problem
 
 
 def test_an_archive_with_a_password_is_told() -> None:

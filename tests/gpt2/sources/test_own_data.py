@@ -150,8 +150,29 @@ def test_questions_in_two_splits_are_told(caplog: pytest.LogCaptureFixture) -> N
     assert found.facts["questions_in_two_splits"] == 7
     assert len(found.records) == 107
     assert "own: 7 question(s) occur in more than one split" in caplog.text
+    assert "\n  own:1, own:101\n  own:2, own:102\n" in caplog.text
     found = instruction_records(data(values), OwnInstructions())
     assert found.facts["questions_in_two_splits"] == 0
+
+
+def test_a_repeated_record_is_a_bad_one() -> None:
+    other_answer = {**ALPACA[2], "output": "Two"}
+    values = [*ALPACA[:5], ALPACA[2], other_answer, dict(ALPACA[0])]
+    with pytest.raises(UserError) as caught:
+        records(values)
+    assert str(caught.value).splitlines()[1:] == [
+        "  record 6: repeats record 3",
+        "  record 8: repeats record 1",
+    ]
+    found = instruction_records(data(values), OwnInstructions(on_bad_record="skip"))
+    assert [record.output for record in found.records] == ["0", "1", "2", "3", "4", "Two"]
+    assert found.facts["skipped_records"] == 2
+
+
+def test_fields_that_are_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "gpt2"):
+        records([*ALPACA[:3], {"instruction": "Say it.", "output": "it", "inptu": "\ud800"}])
+    assert "own: not read: 'inptu', 'text'" in caplog.text
 
 
 def test_fields_may_have_other_names() -> None:

@@ -285,6 +285,11 @@ def failing(status: int, **fields: str) -> type[RangeHandler]:
         (failing(302, Location="ftp://127.0.0.1/file"), 1, "leads to ftp://127.0.0.1/file, but"),
         (failing(302, Location="file:///etc/passwd"), 1, "leads to file:///etc/passwd, but"),
         (failing(302, Location="/again"), 10, "more than 10 redirects"),
+        (failing(302, Location="http://[::1/file"), 1, "leads to no valid address"),
+        (failing(200, Content_Length="9" * 5000), 1, "does not say how long it is|another version"),
+        (failing(206, Content_Range=f"bytes {'9' * 5000}-1/2"), 3, "another part or version"),
+        (failing(503, Retry_After="9" * 5000), 1, "asks to wait inf s"),
+        (failing(503, Retry_After="soon"), 3, "answers 503"),
         (failing(200, Content_Length=str(2**70)), 1, "bytes, over 17,179,869,184"),
     ],
 )
@@ -338,6 +343,45 @@ def test_a_full_disk_is_told_beforehand(place: Path) -> None:
     assert "Make room" in message
 
 
+@pytest.mark.parametrize(
+    "notes", ["", "{", "[]", "{}", '{"length": 9}', '{"url": 1, "length": "9", "validator": 3}']
+)
+def test_damaged_notes_are_no_notes(place: Path, notes: str) -> None:
+    with serving(place / "served", recording(CutOnceHandler)) as server:
+        with pytest.raises(UserError):
+            fetch(place, f"{server}/file", patience=Patience(retries=0))
+        waiting(place)[0].with_suffix(".json").write_text(notes)
+        fetch(place, f"{server}/file")
+    assert (place / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2f..%2fevil", "..", "%00", "a/../../evil", "x" * 300])
+def test_no_address_leads_out_of_the_cache(place: Path, name: str) -> None:
+    (place / "inner").mkdir()
+
+    def respond(self: RangeHandler) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", "9")
+        self.end_headers()
+        self.wfile.write(b"12345678")
+
+    with (
+        serving(place, recording(RangeHandler, respond=respond)) as server,
+        pytest.raises(UserError, match="Check the network"),
+    ):
+        download(
+            [f"{server}/{name}"],
+            place / "inner" / "file",
+            sha256=None,
+            cache=place / "inner" / "cache",
+            patience=Patience(retries=0),
+        )
+    assert sorted(path.name for path in place.iterdir()) == ["inner", "served"]
+    left = sorted(path.suffix for path in (place / "inner").rglob("*") if path.is_file())
+    assert left == [".json", ".lock", ".part"]
+
+
 def test_a_secret_in_the_address_is_not_told(place: Path) -> None:
     secret = "hunter2"
     with serving(place / "served", QuietHandler) as server:
@@ -380,6 +424,8 @@ def test_what_is_no_web_address_is_refused(place: Path) -> None:
     for url in ("file:///etc/passwd", "ftp://127.0.0.1/file", "/etc/passwd"):
         assert "only http and https" in refused(place, url)
     assert "not a valid address" in refused(place, "http:///file")
+    assert "not a valid address" in refused(place, "http://me:hunter2@[::1/file")
+    assert "hunter2" not in refused(place, "http://me:hunter2@[::1/file")
 
 
 def test_headers_come_from_the_first_answer_that_has_them(place: Path) -> None:

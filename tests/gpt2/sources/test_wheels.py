@@ -72,6 +72,19 @@ def test_a_damaged_wheel(index: Path, tmp_path: Path) -> None:
         extract(tmp_path)
 
 
+def test_a_damaged_member_that_is_compressed(index: Path, tmp_path: Path) -> None:
+    (wheel,) = index.glob("*.whl")
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MEMBER, CONTENT)
+    content = bytearray(wheel.read_bytes())
+    content[60:90] = bytes(30)
+    folder = tmp_path / "cache" / "cargo==0.1.2"
+    folder.mkdir(parents=True)
+    (folder / wheel.name).write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged .* Delete it and run again"):
+        extract(tmp_path)
+
+
 def test_no_such_wheel(index: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         wheels.extract("cargo==9.9", MEMBER, SHA256, tmp_path / "out", tmp_path / "cache")
