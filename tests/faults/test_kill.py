@@ -179,6 +179,8 @@ def test_kill_9_and_again_ends_as_an_undisturbed_run(
     repro(victim.directory)
     assert results(victim.directory) == undisturbed
     assert dvc_lock(victim.directory) == dvc_lock(pipeline.directory)
+    rest = [path for path in (victim.directory / "data").rglob(".*") if path.is_dir()]
+    assert rest == [], "half-written directories pile up"
     assert not list(victim.directory.glob("data/runs/*/step-*"))
 
 
