@@ -82,7 +82,7 @@ class LlamaCppJudge:
         settings.verbosity = 0
         try:
             return xllamacpp.Server(settings)
-        except RuntimeError as error:
+        except (RuntimeError, LookupError, ValueError) as error:  # of a file that is no model
             raise UserError(
                 f"{self._path}: llama.cpp cannot load this model ({error}) "
                 "Is it a whole GGUF file, and does it fit into memory?"
