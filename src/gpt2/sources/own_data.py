@@ -129,9 +129,9 @@ def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
 def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     """The records that ``params`` ask for, each with its split.
 
-    A record that another one repeats, word for word, is a bad one. A row that is skipped keeps its
-    place in the draw and in a split by position, so that the splits of the others do not depend on
-    it.
+    A record that repeats another, word for word, is kept, and told: public data has some, and they
+    only weigh twice. A row that is skipped keeps its place in the draw and in a split by position,
+    so that the splits of the others do not depend on it.
 
     Raises:
         UserError: as `documents`.
@@ -140,22 +140,28 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     checks = _Checks(_Alpaca, data.origin, params)
     rows = list(draw(data.rows, params))
     first: dict[tuple[str, str, str], Row] = {}
+    repeats: list[str] = []
     for position, row in enumerate(rows):
         item = checks.of(row)
         if item is None:
             continue
         same = first.setdefault((item.instruction, item.input, item.output), row)
         if same is not row:
-            checks.refuse(row, f"repeats {same.place or same.name}")
-        else:
-            split = (
-                split_of(_question(item.instruction, item.input), params)
-                if params.split_by == "hash"
-                else split_at(position, len(rows), params)
-            )
-            record = InstructionRecord(**item.model_dump(), split=split, name=row.name)
-            found.append(record)
+            repeats.append(f"{row.place or row.name} repeats {same.place or same.name}")
+        split = (
+            split_of(_question(item.instruction, item.input), params)
+            if params.split_by == "hash"
+            else split_at(position, len(rows), params)
+        )
+        found.append(InstructionRecord(**item.model_dump(), split=split, name=row.name))
     skipped = checks.skipped()
+    if repeats:
+        logger.warning(
+            "%s: %d record(s) repeat another\n  %s",
+            data.origin,
+            len(repeats),
+            "\n  ".join(repeats[:PROBLEMS_SHOWN]),
+        )
     shared = questions_in_two_splits(found)
     if shared:
         logger.warning(
@@ -165,7 +171,11 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
             len(shared),
             "\n  ".join(", ".join(names) for names in shared[:PROBLEMS_SHOWN]),
         )
-    facts = {"skipped_records": skipped, "questions_in_two_splits": len(shared)}
+    facts = {
+        "skipped_records": skipped,
+        "repeated_records": len(repeats),
+        "questions_in_two_splits": len(shared),
+    }
     return OwnRecords(found, facts)
 
 

@@ -91,7 +91,11 @@ def test_a_bad_record_moves_no_other_one() -> None:
     values = [{**row, "output": "" if row["output"] in bad else row["output"]} for row in ALPACA]
     found = instruction_records(data(values), OwnInstructions(**keys))
     assert found.records == [record for record in before if record.output not in bad]
-    assert found.facts == {"skipped_records": 10, "questions_in_two_splits": 0}
+    assert found.facts == {
+        "skipped_records": 10,
+        "repeated_records": 0,
+        "questions_in_two_splits": 0,
+    }
 
 
 def test_drawn_by_hash_the_order_of_the_file_is_kept_and_does_not_matter() -> None:
@@ -155,18 +159,16 @@ def test_questions_in_two_splits_are_told(caplog: pytest.LogCaptureFixture) -> N
     assert found.facts["questions_in_two_splits"] == 0
 
 
-def test_a_repeated_record_is_a_bad_one() -> None:
+def test_repeated_records_are_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
     other_answer = {**ALPACA[2], "output": "Two"}
     values = [*ALPACA[:5], ALPACA[2], other_answer, dict(ALPACA[0])]
-    with pytest.raises(UserError) as caught:
-        records(values)
-    assert str(caught.value).splitlines()[1:] == [
-        "  record 6: repeats record 3",
-        "  record 8: repeats record 1",
-    ]
-    found = instruction_records(data(values), OwnInstructions(on_bad_record="skip"))
-    assert [record.output for record in found.records] == ["0", "1", "2", "3", "4", "Two"]
-    assert found.facts["skipped_records"] == 2
+    found = instruction_records(data(values), OwnInstructions())
+    assert [record.output for record in found.records] == ["0", "1", "2", "3", "4", "2", "Two", "0"]
+    assert found.facts["repeated_records"] == 2
+    told = (
+        "own: 2 record(s) repeat another\n  record 6 repeats record 3\n  record 8 repeats record 1"
+    )
+    assert told in caplog.text
 
 
 def test_fields_that_are_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
