@@ -202,7 +202,8 @@ def test_compiled_training_equals_eager(tmp_path):
 
 
 PROGRAM = """
-import sys, json
+import sys, json, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from pathlib import Path
 from safetensors.torch import save_file
 from tests.gpt2.test_trainer import model, params, train
