@@ -7,9 +7,10 @@ import codecs
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tiktoken
@@ -64,6 +65,17 @@ def _printable_bytes() -> dict[str, int]:
 BYTES = _printable_bytes()
 
 
+class _Encodings(threading.local):
+    """An encoding for each thread, made when that thread first asks for it.
+
+    Threads could share one, but its pattern has a cache that belongs to the thread that came first;
+    two threads that match at once then slow each other down to less than the speed of one.
+    """
+
+    def __init__(self, **description: Any) -> None:
+        self.here = tiktoken.Encoding(**description)
+
+
 class Tokenizer:
     """Text to token ids and back.
 
@@ -92,12 +104,16 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(f"{vocab}\0{merges}".encode()).hexdigest()
         self.token_bytes: NDArray[np.int64] = np.array([*map(len, ranks), 0])
         """Bytes of text that each id stands for, ``(n_vocab,)``; ``<|endoftext|>`` has none."""
-        self._encoding = tiktoken.Encoding(
+        self._encodings = _Encodings(
             name=f"gpt2-{self.fingerprint[:12]}",
             pat_str=r50k_pat_str,
             mergeable_ranks=ranks,
             special_tokens={END_OF_TEXT: self.end_of_text},
         )
+
+    @property
+    def _encoding(self) -> tiktoken.Encoding:
+        return self._encodings.here
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
