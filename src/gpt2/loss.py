@@ -52,13 +52,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         loss = features.new_zeros((), dtype=torch.float32)
         x, w = features.to(dtype), weight.to(dtype)
-        d_features, d_weight = torch.empty_like(x), torch.zeros_like(weight) if wanted else None
+        if wanted:
+            d_features, d_weight = torch.empty_like(x), torch.zeros_like(weight)
         with torch.autocast(features.device.type, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
                 logits = x[here] @ w.t()  # n V
-                loss += _become_derivative(logits, targets[here])
-                if d_weight is not None:
+                loss += _chunk_loss(logits, targets[here], become_derivative=wanted)
+                if wanted:
                     torch.mm(logits, w, out=d_features[here])
                     d_weight += logits.t() @ x[here]
         if wanted:
@@ -72,14 +73,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 3
 
 
-def _become_derivative(logits: Tensor, targets: Tensor) -> Tensor:
-    """The summed loss of ``logits`` ``(n, V)``, which become its derivative by them, in place."""
+def _chunk_loss(logits: Tensor, targets: Tensor, become_derivative: bool) -> Tensor:
+    """The summed loss of ``logits`` ``(n, V)``; they become its derivative by them, in place."""
     loss = logits.new_zeros((), dtype=torch.float32)
     rows = ROWS if logits.device.type == "cpu" else len(logits)
     for start in range(0, len(logits), rows):
         part, target = logits[start : start + rows], targets[start : start + rows, None]
         log_p = part.log_softmax(-1, dtype=torch.float32)
         loss -= log_p.gather(1, target).sum()
-        # The probabilities, less 1 at the target.
-        part.copy_(log_p.exp_().scatter_add_(1, target, -torch.ones_like(log_p[:, :1])))
+        if become_derivative:
+            # The probabilities, less 1 at the target.
+            part.copy_(log_p.exp_().scatter_add_(1, target, -torch.ones_like(log_p[:, :1])))
     return loss
