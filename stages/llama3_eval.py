@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,12 +22,15 @@ from gpt2.judge.runner import cache_key, judgements
 from gpt2.judge.statistics import BIN_WIDTH
 from gpt2.judge.summary import histogram_rows, in_words, summarise
 from gpt2.judge.tasks import VARIANTS, Response, Task, make_tasks
+from gpt2.locks import locked
 from gpt2.params import parse
 from gpt2.progress import Progress
 from stages.running import EXAMPLES, running
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 HISTOGRAM = Path("plots/llama3_eval_scores.csv")
 KEPT_SECONDS = 30 * 24 * 3600
@@ -56,12 +60,13 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
         # The log outlives a crash or a failure; one log for each judge and each set of responses.
         key = cache_key(judge, files.digest(responses_dir))[:16]
         log = run.runs / "llama3-eval" / f"{key}.jsonl"
-        progress = Progress("judging", len(tasks), "answer")
         judged = []
-        for judgement in judgements(tasks, judge, log):
-            judged.append(judgement)
-            progress.advance()
-        progress.close()
+        with locked(log.with_suffix(".lock"), on_wait=_say):
+            progress = Progress("judging", len(tasks), "answer")
+            for judgement in judgements(tasks, judge, log):
+                judged.append(judgement)
+                progress.advance()
+            progress.close()
         summary = summarise(judged, params)
 
         rows = [asdict(judgement) for judgement in judged]
@@ -76,6 +81,10 @@ def main(params_path: Path, responses_dir: Path, judge_dir: Path, judgements_dir
         run.metrics({**summary, "judge_digest": judge.digest})
         _clear(log)
         click.echo(in_words(summary, params.min_control_auc))
+
+
+def _say(holder: str) -> None:
+    logger.info("waiting for process %s: this judge grades the same responses there", holder)
 
 
 def _clear(finished: Path) -> None:

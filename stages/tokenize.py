@@ -29,7 +29,8 @@ MOST_WORKERS = 8
 """More threads would wait for the one that reads."""
 VOCABULARY_BYTES = 32 * 2**20
 """Of the corpus, about so much trains the tokenizer: each different word costs it 0.6 to 1 KB of
-memory, and more text hardly changes the merges."""
+memory. Of the starter's 26 MB, half would do: 0.12 % more tokens with 8,192 entries, 0.43 % with
+50,257."""
 LONG_PART = 10_000
 """Characters: a smaller part of a text would tell too little of it."""
 

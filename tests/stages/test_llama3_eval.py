@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -261,6 +262,31 @@ def test_kill_9_of_the_server_and_of_the_stage_and_again(place, concurrency):
         counts = metrics[variant]
         assert counts["n_total"] == counts["scored"] == total
     assert len(judged()) == 212
+
+
+def test_two_experiments_with_the_same_judge_and_responses_take_turns(place, tmp_path_factory):
+    command = [sys.executable, "-m", "stages.llama3_eval", *ARGUMENTS]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(place)}
+
+    def start(directory: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    with serving_ollama(delay=0.15) as server:
+        set_judge(place, backend="ollama", host=server.address)
+        copy = tmp_path_factory.mktemp("copy")
+        shutil.copytree(place, copy, dirs_exist_ok=True)
+        with start(place) as first:
+            while not server.requests:
+                assert first.poll() is None, "the first ended before it asked"
+                time.sleep(0.01)
+            with start(copy) as second:
+                told, waited = first.communicate()[0], second.communicate()[0]
+    assert (first.returncode, second.returncode) == (0, 0), told + waited
+    assert f"waiting for process {first.pid}" in waited
+    results = [directory / "judged" / "judgements.jsonl" for directory in (place, copy)]
+    assert results[0].read_bytes() == results[1].read_bytes()
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

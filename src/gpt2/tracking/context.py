@@ -137,8 +137,8 @@ def _dvc() -> tuple[psutil.Process, str] | None:
 
 
 def process_key(process: psutil.Process) -> str:
-    """Host, process id and start time: process ids are used again."""
-    return f"{socket.gethostname()} {process.pid} {process.create_time():.2f}"
+    """Host, process id and start: process ids are used again."""
+    return f"{socket.gethostname()} {process.pid} {_start(process):.2f}"
 
 
 def has_ended(key: str | None) -> bool:
@@ -148,9 +148,17 @@ def has_ended(key: str | None) -> bool:
         return False
     try:
         process = psutil.Process(int(pid))
-        other = abs(process.create_time() - float(started)) > 1
+        other = abs(_start(process) - float(started)) > 1
         return other or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
         return False
+
+
+def _start(process: psutil.Process) -> float:
+    """When a process started, in seconds after the machine did: no setting of the clock moves it.
+
+    The time of day at which either started does move, for it is counted back from the clock.
+    """
+    return process.create_time() - psutil.boot_time()

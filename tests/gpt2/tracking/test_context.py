@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,23 @@ def test_a_process_has_ended_once_it_is_gone() -> None:
     assert has_ended(f"{host} {pid} {float(started) - 100}")  # its number is used again
     assert not has_ended(f"elsewhere {pid} 1.0")
     assert not has_ended(None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shows what Linux shows of the clock")
+def test_a_process_is_the_same_after_the_clock_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = process_key(psutil.Process())
+    shown = Path("/proc/stat").read_text()
+    an_hour_on = re.sub(r"(?m)^btime (\d+)$", lambda found: f"btime {int(found[1]) + 3600}", shown)
+    assert an_hour_on != shown
+    (tmp_path / "stat").write_text(an_hour_on)
+    (tmp_path / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
+    created = psutil.Process().create_time()
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert psutil.Process().create_time() - created == pytest.approx(3600, abs=2)
+    assert process_key(psutil.Process()) == key
+    assert not has_ended(key)
 
 
 def test_an_experiment_is_one_invocation_as_long_as_its_parameters_are_the_same(
