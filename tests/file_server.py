@@ -2,13 +2,21 @@
 
 import hashlib
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 from typing import ClassVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -112,14 +120,45 @@ def recording(handler: type[RangeHandler], **attributes: object) -> type[RangeHa
 
 @contextmanager
 def serving(
-    directory: Path, handler: type[SimpleHTTPRequestHandler] = QuietHandler
+    directory: Path,
+    handler: type[SimpleHTTPRequestHandler] = QuietHandler,
+    certificate: Path | None = None,
 ) -> Iterator[str]:
-    """The address of a server for ``directory``, as long as the block runs."""
+    """The address of a server for ``directory``, as long as the block runs; https if it has a
+    ``certificate`` (`certify`)."""
     with ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(handler, directory=str(directory))
     ) as server:
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+def certify(path: Path) -> None:
+    """Write a key and a certificate for 127.0.0.1, signed by itself, for a day."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    path.write_bytes(
+        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(encoding)
+    )

@@ -15,7 +15,7 @@ import pytest
 
 from gpt2.errors import UserError
 from gpt2.sources.urls import Patience, download, headers, shown
-from tests.file_server import QuietHandler, RangeHandler, recording, serving
+from tests.file_server import QuietHandler, RangeHandler, certify, recording, serving
 
 CONTENT = bytes(range(251)) * 12_000
 """3,012,000 bytes, no two neighbouring blocks of which are alike."""
@@ -301,6 +301,19 @@ def test_tries_are_few_and_the_reason_is_told(
     assert len(handler.requests) == tries
     assert not (place / "file").exists()
     assert waiting(place) == []
+
+
+def test_what_began_encrypted_stays_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = place.with_name("certificate.pem")
+    certify(certificate)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    served = place / "served"
+    with serving(served, RangeHandler) as plain, serving(served, RangeHandler, certificate) as safe:
+        with serving(served, failing(302, Location=f"{plain}/file"), certificate) as leading:
+            assert f"leads to {plain}/file, but only https" in refused(place, f"{leading}/file")
+        with serving(served, failing(302, Location=f"{safe}/file")) as leading:
+            fetch(place, f"{leading}/file")
+    assert (place / "file").read_bytes() == CONTENT
 
 
 def test_a_silent_server_is_left_after_a_while(place: Path) -> None:
