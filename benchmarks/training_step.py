@@ -16,6 +16,7 @@ from typing import Any
 import click
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, record, take_turns
@@ -168,8 +169,9 @@ def ours(shape: Shape, device: str, weights: Weights) -> None:
 def nanogpt(shape: Shape, device: str, weights: Weights) -> None:
     """nanoGPT's recipe."""
     gpu = device == "cuda"
-    model = GPT(shape.V, shape.T, shape.n_layer, shape.n_head, shape.n_embd)
-    model.take(weights)
+    unused = -shape.V % 64  # entries of its vocabulary: 50,304 instead of 50,257
+    model = GPT(shape.V + unused, shape.T, shape.n_layer, shape.n_head, shape.n_embd)
+    model.take({**weights, "wte.weight": F.pad(weights["wte.weight"], (0, 0, 0, unused))})
     model = model.to(device).train()
     step = training(torch.compile(model) if gpu else model, autocast=gpu, fused=gpu)
     inputs, targets = shape.batch(device)

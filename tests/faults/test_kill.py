@@ -2,16 +2,20 @@
 
 import json
 import os
+import platform
 import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import libfaketime
 import psutil
 import pytest
 import yaml
@@ -354,6 +358,69 @@ def test_two_checkouts_at_once_end_with_the_same_bits(pipeline: Pipeline, tmp_pa
 
 
 # --- the clock ---
+
+
+def loss_steps(directory: Path) -> list[int]:
+    """The steps of the longest loss curve that MLflow has of a pretraining that finished."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{directory / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = "tags.stage = 'pretrain' AND attributes.status = 'FINISHED'"
+    runs = client.search_runs(experiments, query)
+    curves = [client.get_metric_history(run.info.run_id, "train/loss") for run in runs]
+    return sorted(point.step for point in max(curves, key=len))  # it gives them by time
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the clock's library is not"
+)
+def test_a_clock_that_jumps_while_a_stage_trains_changes_nothing(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    place, clock = tmp_path / "place", tmp_path / "clock"
+    shutil.copytree(undisturbed, place, symlinks=True)
+    shutil.rmtree(place / "data" / "models" / "pretrained", ignore_errors=True)
+    (place / "mlflow.db").unlink()
+    [library] = Path(libfaketime.__file__).parent.rglob("libfaketime.so.1")
+    shifted = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # as a real clock that is set
+    }
+    clock.write_text("-3d")
+    shown = subprocess.run(
+        [sys.executable, "-c", "import time; print(time.time())"],
+        env={**ENVIRONMENT, **shifted},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.time() - float(shown.stdout) == pytest.approx(3 * 24 * 3600, abs=60)
+
+    process = start_stage(place, "pretrain", **shifted)
+    wait_for(process, "pretrain: step 0: val_loss")
+    clock.write_text("+2d")
+    wait_for(process, "pretrain: step 100: val_loss")
+    clock.write_text("-1d")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, said
+    step = checkpoint_step(place)
+
+    clock.write_text("-5d")
+    again = start_stage(place, "pretrain", **shifted)
+    reference = start_stage(undisturbed, "pretrain")
+    said = wait_for(again, "pretrain: step 300: val_loss")
+    assert f"going on from the checkpoint at step {step}\n" in said
+    clock.write_text("+1d")
+    for process in (again, reference):
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    assert results(place) == results(undisturbed)
+    assert loss_steps(place) == loss_steps(undisturbed)
 
 
 def test_the_times_of_files_decide_nothing(pipeline: Pipeline) -> None:
