@@ -24,7 +24,7 @@ test: .venv/test ## check style and types, run the tests
 faults: .venv/test ## kill, fill, flip and confuse everything, and see that nothing is lost
 	. .venv/bin/activate && python -m pytest -m faults
 
-bench: .venv/test ## measure the speed of everything beside its peers, about 50 minutes (docs/performance.md)
+bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md)
 	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)

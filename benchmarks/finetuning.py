@@ -37,7 +37,7 @@ SIDES = ("ours", "tutorial")
 
 
 @click.command()
-@click.option("--records", default=192, show_default=True)
+@click.option("--records", default=64, show_default=True)
 @click.option(
     "--rounds", default=2, show_default=True, help="Epochs that count; one more does not."
 )
