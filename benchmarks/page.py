@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.measure import RESULTS
@@ -74,7 +75,8 @@ def plot(found: dict[str, Any]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": PLOT.name}):  # the same figures, the same file
+        figure.savefig(PLOT, metadata={"Date": None})
 
 
 if __name__ == "__main__":
