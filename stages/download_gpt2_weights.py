@@ -14,7 +14,7 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.params import Params
 from gpt2.sources import gpt2_tokenizer, hub
-from gpt2.sources.checks import Sha256, check_sha256
+from gpt2.sources.checks import Sha256, Url, check_sha256
 from gpt2.sources.hub import CONFIG, RELEASES, WEIGHTS
 from gpt2.tokenizer import Tokenizer
 from stages.running import EXAMPLES, running
@@ -45,9 +45,7 @@ class Gpt2WeightsParams(Params):
     a revision or repository of your own, null takes the one that the hub states."""
     path: Annotated[str, Field(min_length=1)] | None = None
     """The directory; a relative one counts from the repository's root. DVC does not watch it."""
-    mirrors: list[Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+([/?#].*)?$")]] = Field(
-        default_factory=list
-    )
+    mirrors: list[Url] = Field(default_factory=list)
     """Servers with the hub's layout, asked in this order when the hub does not deliver."""
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Whether a file is the one that was meant."""
+"""How parameters name a file elsewhere, and whether what came is the one that was meant."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,8 @@ from gpt2.errors import UserError
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A sha256 as it stands in parameters."""
+Url = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+([/?#].*)?$")]
+"""Without a password, which would reach dvc.lock and MLflow: ``~/.netrc`` is the place."""
 
 
 def check_sha256(path: Path, expected: str, origin: str) -> None:

@@ -3,19 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
 from gpt2 import files
 from gpt2.sources import urls
-from gpt2.sources.checks import Sha256
+from gpt2.sources.checks import Sha256, Url
 from gpt2.sources.formats import FormatParams, RawData, Reader, Row
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions
-
-Url = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+([/?#].*)?$")]
-"""Without a password, which would reach dvc.lock and MLflow: ``~/.netrc`` is the place."""
 
 
 class UrlSource(FormatParams):
