@@ -19,12 +19,14 @@ import click
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, record, take_turns
 from benchmarks.peers import GPT
 from benchmarks.side import Side, serve
 from gpt2 import trainer
+from gpt2.batch import IGNORE_INDEX
 from gpt2.device import DeviceParams, choose_runtime
 from gpt2.instructions import Example, InstructionBatches, collate, evaluation_batches, prompt
 from gpt2.model import GPT2, GPT2Config
@@ -113,14 +115,14 @@ def ours(
     train: Sequence[Example],
     validation: Sequence[Example],
 ) -> None:
-    """Batches of like lengths, bfloat16 where it is native, the chunked loss."""
+    """Batches in random order, end to end, bfloat16 where it is native, the chunked loss."""
     params = trainer.TrainParams(lr=LR, batch_size=BATCH, grad_clip=None, beta2=0.999)
     runtime = choose_runtime(DeviceParams(device="cpu"))
     model = GPT2(config)
     model.load_state_dict(weights)
     optimizers = make_optimizers(model, params)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    collator = partial(collate, pad=0, loss_on="all")
+    collator = partial(collate, loss_on="all")
     batches = InstructionBatches(train, BATCH, None, 123, collator)
     epochs = iter(range(10**6))
 
@@ -155,7 +157,9 @@ def tutorial(
     order = random.Random(0)
 
     def loss_of(examples: Sequence[Example]) -> Tensor:
-        inputs, targets = collate(examples, pad=0, loss_on="all")
+        ids = [torch.tensor(example.ids) for example in examples]
+        inputs = pad_sequence([i[:-1] for i in ids], batch_first=True)
+        targets = pad_sequence([i[1:] for i in ids], batch_first=True, padding_value=IGNORE_INDEX)
         return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction="sum")
 
     def batches(examples: Sequence[Example]) -> list[Sequence[Example]]:

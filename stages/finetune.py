@@ -78,7 +78,7 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             rows=len(train),
             tokens=sum(len(example.ids) for example in train),
         )
-        collator = partial(collate, pad=tokenizer.end_of_text, loss_on=params.loss_on)
+        collator = partial(collate, loss_on=params.loss_on)
         batches = InstructionBatches(
             train, params.batch_size, params.micro_batch_size, params.seed, collator
         )

@@ -163,7 +163,7 @@ class Plan:
 
     def _pretrain(self) -> Estimate:
         params, config = self.sections.pretrain, self._pretrained
-        length = config.context_length
+        length, rows = config.context_length, params.micro_batch_size or params.batch_size
         evaluated, basis = 0, "evaluations not counted"
         if self._made("download", "tokenize"):
             splits = files.read_json(self.root / TOKENS)["splits"]
@@ -172,7 +172,7 @@ class Plan:
         batches = Batches(
             steps=params.steps,
             tokens=params.steps * params.batch_size * length,
-            rows=min(params.micro_batch_size or params.batch_size, params.batch_size),
+            in_memory=min(rows, params.batch_size) * length,
             length=length,
             evaluated=evaluated,
         )
@@ -197,11 +197,14 @@ class Plan:
             return Estimate("finetune", estimate.parameters(config), basis=basis)
         config = config.model_copy(update={"dropout": params.dropout})
         steps = params.epochs * math.ceil(records.train / params.batch_size)
+        rows = min(params.micro_batch_size or params.batch_size, params.batch_size)
+        longest = min(records.longest, config.context_length)
         batches = Batches(
             steps=steps,
             tokens=params.epochs * records.train * records.mean,
-            rows=min(params.micro_batch_size or params.batch_size, params.batch_size),
-            length=min(records.longest, config.context_length),
+            # Records of chance: their sum strays from the mean by the root of their number.
+            in_memory=rows * records.mean + math.sqrt(rows) * max(0, longest - records.mean),
+            length=longest,
             counted=records.response if params.loss_on == "response" else 1.0,
             evaluated=records.validation * records.mean * _evaluations(params, steps),
         )

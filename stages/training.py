@@ -19,7 +19,8 @@ def micro_batches(batch: Batch, size: int | None) -> list[Batch]:
     """``batch`` cut into pieces of ``size`` rows; None: one piece."""
     rows = len(batch.inputs)
     starts = range(0, rows, size or rows)
-    return [Batch(*(t[start : start + (size or rows)] for t in batch)) for start in starts]
+    pieces = [slice(start, start + (size or rows)) for start in starts]
+    return [Batch(batch.inputs[piece], batch.targets[piece]) for piece in pieces]
 
 
 def report(

@@ -9,7 +9,12 @@ IGNORE_INDEX = -100
 
 
 class Batch(NamedTuple):
-    """``targets[b, t]`` is the token after ``inputs[b, : t + 1]``; both ``(B, T)`` int64."""
+    """``targets[b, t]`` is the token after ``inputs[b, : t + 1]``; both ``(B, T)`` int64.
+
+    Texts of unequal length stand end to end, in one row without padding: B = 1.
+    """
 
     inputs: Tensor
     targets: Tensor
+    lengths: Tensor | None = None
+    """Tokens of each text in the one row; None: every row is a text."""

@@ -91,7 +91,7 @@ def _forget_kernels() -> None:
     # oneDNN and PyTorch each keep a kernel for every shape that they have met, and finetuning meets
     # a new one at every step: 20 MiB a step, up to gigabytes. Both read these at their first use.
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "16")
+        os.environ.setdefault(name, "32")
 
 
 def peak_memory_mib(device: torch.device) -> float:

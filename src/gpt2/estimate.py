@@ -34,10 +34,10 @@ class Batches:
     steps: int
     tokens: float
     """In all steps."""
-    rows: int
-    """Sequences in memory at once."""
+    in_memory: float
+    """At once, at most."""
     length: int
-    """Tokens of the longest."""
+    """Tokens of the longest sequence."""
     counted: float = 1.0
     """Part of the tokens whose successor is learned: only they pass the output layer."""
     evaluated: float = 0.0
@@ -84,7 +84,7 @@ def training_memory(
     C, L, N = config.n_embd, config.n_layer, parameters(config)
     half, size = _half(runtime), runtime.dtype.itemsize
     matrices = 12 * C**2 * L
-    tokens = batches.rows * batches.length
+    tokens = batches.in_memory
     by_muon = matrices if params.optimizer == "muon" else 0
     weights = 4 * N + 4 * N + (4 * N if keep_best else 0)  # with their gradients
     optimizer = 8 * N - 4 * by_muon  # two moments; Muon has one

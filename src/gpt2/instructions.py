@@ -92,28 +92,20 @@ def encode(
     return Example(ids[: context_length + 1], len(prompt_ids)), True
 
 
-def collate(examples: Sequence[Example], pad: int, loss_on: Literal["response", "all"]) -> Batch:
-    """Examples side by side, ``(B, T)`` with the longest one's T.
-
-    What is padding is known by length, never by id: `pad` may be GPT-2's end token, and a masked
-    end token teaches a model never to stop.
-    """
-    width = max(len(example.ids) for example in examples) - 1
-    inputs = torch.full((len(examples), width), pad)
-    targets = torch.full((len(examples), width), IGNORE_INDEX)
-    for row, example in enumerate(examples):
-        ids = torch.tensor(example.ids)
+def collate(examples: Sequence[Example], loss_on: Literal["response", "all"]) -> Batch:
+    """Examples end to end: nothing is padding, so nothing is computed in vain."""
+    inputs: list[int] = []
+    targets: list[int] = []
+    for example in examples:
         first = example.n_prompt if loss_on == "response" else 1  # the first id that is learned
-        inputs[row, : len(ids) - 1] = ids[:-1]
-        targets[row, first - 1 : len(ids) - 1] = ids[first:]
-    return Batch(inputs, targets)
+        inputs += example.ids[:-1]
+        targets += [IGNORE_INDEX] * (first - 1) + example.ids[first:]
+    lengths = [len(example.ids) - 1 for example in examples]
+    return Batch(torch.tensor([inputs]), torch.tensor([targets]), torch.tensor(lengths))
 
 
 class InstructionBatches:
-    """Batches of examples of like length; a pure function of seed, epoch and step."""
-
-    POOL = 50
-    """Batches that are sorted by length together: larger wastes less padding and mixes less."""
+    """Batches in random order; a pure function of seed, epoch and step."""
 
     def __init__(
         self,
@@ -126,41 +118,29 @@ class InstructionBatches:
         self._examples, self._batch_size, self._seed = examples, batch_size, seed
         self._micro = micro_batch_size or batch_size
         self._collate = collate
-        self._epoch, self._order = -1, list[list[int]]()
+        self._epoch, self._order = -1, list[int]()
         self.steps_per_epoch = -(-len(examples) // batch_size)
 
     def __call__(self, step: int) -> list[Batch]:
         """The micro-batches of an optimizer step."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._shuffle(epoch)
-        rows = self._order[index]
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            self._epoch = epoch
+            self._order = torch.randperm(len(self._examples), generator=generator).tolist()
+        start = index * self._batch_size
+        rows = self._order[start : start + self._batch_size]
         return [
             self._collate([self._examples[row] for row in rows[start : start + self._micro]])
             for start in range(0, len(rows), self._micro)
         ]
 
-    def _shuffle(self, epoch: int) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        shuffled = torch.randperm(len(self._examples), generator=generator).tolist()
-        pool = self.POOL * self._batch_size
-        ordered = [
-            row
-            for start in range(0, len(shuffled), pool)
-            for row in sorted(
-                shuffled[start : start + pool], key=lambda r: len(self._examples[r].ids)
-            )
-        ]
-        size = self._batch_size
-        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
 
 def evaluation_batches(
     examples: Sequence[Example], batch_size: int, collate: Callable[[Sequence[Example]], Batch]
 ) -> list[Batch]:
-    """Every example once, neighbours in length together."""
-    ordered = sorted(examples, key=lambda example: len(example.ids))
+    """Every example once."""
     return [
-        collate(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)
+        collate(examples[start : start + batch_size])
+        for start in range(0, len(examples), batch_size)
     ]

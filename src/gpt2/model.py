@@ -96,11 +96,11 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None, lengths: Tensor | None) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # B T 3 H D
         if past is None:
-            y = causal_attention(qkv, self.dropout if self.training else 0.0)
+            y = causal_attention(qkv, self.dropout if self.training else 0.0, lengths)
         else:
             q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each B H T D
             k, v = past.put(self.layer, k, v)  # B H S D
@@ -135,8 +135,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: Past | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), past)
+    def forward(self, x: Tensor, past: Past | None, lengths: Tensor | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past, lengths)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -168,23 +168,28 @@ class GPT2(nn.Module):
             else:
                 nn.init.normal_(parameter, std=0.01 if name == "wpe.weight" else 0.02)
 
-    def features(self, ids: Tensor, past: Past | None = None) -> Tensor:
+    def features(
+        self, ids: Tensor, past: Past | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         """``(B, T)`` ids to ``(B, T, C)`` normalised features, one step before the logits.
 
         With a ``past``, the tokens are the next of sequences that a cache holds, and attend to
-        those as well.
+        those as well. With ``lengths``, the ids are one row, in which texts of these lengths stand
+        end to end: each begins at position 0 and sees nothing of the others.
 
         Raises:
             ValueError: more tokens than `context_length`.
         """
         T = ids.shape[1]
         longest = self.config.context_length
-        if longest < T:
+        if longest < T and lengths is None:
             raise ValueError(f"{T} tokens do not fit the context of {longest}")
         place = torch.arange(T, device=ids.device) if past is None else past.positions
+        if lengths is not None:
+            place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths, output_size=T)
         x = self.drop(self.wte(ids) + self.wpe(place))
         for block in self.h:
-            x = block(x, past)
+            x = block(x, past, lengths)
         out: Tensor = self.ln_f(x)
         return out
 

@@ -103,14 +103,12 @@ class NotFiniteError(UserError):
     """A loss or gradient that is NaN or infinite; nothing was updated with it."""
 
 
-def loss_sum(
-    model: GPT2, batch: Batch, features_of: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
+def loss_sum(model: GPT2, batch: Batch, features_of: Callable[..., Tensor] | None = None) -> Tensor:
     """Cross-entropy summed over the targets that count, in nats.
 
     Only their features ``(N, C)`` pass the output layer, which costs a third of a small model.
     """
-    features = (features_of or model.features)(batch.inputs)  # B T C
+    features = (features_of or model.features)(batch.inputs, lengths=batch.lengths)  # B T C
     counted = batch.targets != IGNORE_INDEX
     return linear_cross_entropy(features[counted], model.wte.weight, batch.targets[counted])
 
@@ -304,7 +302,9 @@ def checkpoint_activations(model: GPT2) -> None:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+    inputs, targets = (t.to(device, non_blocking=True) for t in batch[:2])
+    lengths = batch.lengths
+    return Batch(inputs, targets, None if lengths is None else lengths.to(device))
 
 
 def choose_loss(

@@ -1,11 +1,13 @@
 """Attention in blocks against PyTorch's own."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2.attention import BLOCK, causal_attention
+from gpt2.attention import BLOCK, STEP, _fused, causal_attention
 
 
 def queries_keys_values(T: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -19,7 +21,7 @@ def pytorchs(qkv: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("T", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
-def test_result_and_gradient_equal_pytorchs(T: int) -> None:
+def test_result_and_gradient_equal_fused(T: int) -> None:
     qkv = queries_keys_values(T)
     ours, whole = causal_attention(qkv), pytorchs(qkv)
     torch.testing.assert_close(ours, whole)
@@ -28,7 +30,35 @@ def test_result_and_gradient_equal_pytorchs(T: int) -> None:
     torch.testing.assert_close(mine, theirs)
 
 
-def test_in_bfloat16_it_is_about_as_exact_as_pytorchs() -> None:
+LENGTHS = [3, STEP, BLOCK + 1, 1, STEP + 1, 5]
+
+
+def end_to_end(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Texts of `LENGTHS`, as one sequence."""
+    return queries_keys_values(sum(LENGTHS), dtype).detach()[:1].requires_grad_()
+
+
+@pytest.mark.parametrize("attention", [causal_attention, _fused], ids=["CPU", "GPU"])
+def test_texts_end_to_end_do_not_see_each_other(
+    attention: Callable[[Tensor, float, Tensor], Tensor],
+) -> None:
+    qkv = end_to_end()
+    ours = attention(qkv, 0.0, torch.tensor(LENGTHS))
+    alone = torch.cat([pytorchs(text) for text in qkv.split(LENGTHS, dim=1)], dim=1)
+    torch.testing.assert_close(ours, alone)
+    weights = torch.randn_like(ours)
+    mine, theirs = (torch.autograd.grad((y * weights).sum(), qkv)[0] for y in (ours, alone))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_in_texts_end_to_end_dropout_leaves_weights_out() -> None:
+    qkv, lengths = end_to_end().detach(), torch.tensor(LENGTHS)
+    mean = sum(causal_attention(qkv, 0.3, lengths) for _ in range(400)) / 400
+    assert (mean - causal_attention(qkv, 0.0, lengths)).abs().mean() < 0.03
+    assert not torch.equal(causal_attention(qkv, 0.3, lengths), causal_attention(qkv, 0.3, lengths))
+
+
+def test_in_bfloat16_it_is_about_as_exact_as_fused() -> None:
     exact = queries_keys_values(8 * BLOCK)
     rounded = exact.detach().bfloat16().requires_grad_()
     true = pytorchs(exact)

@@ -65,17 +65,17 @@ def test_arithmetic_is_what_torch_counts(again: bool, optimizer: str) -> None:
         loss_sum(model, Batch(ids, ids)).backward()
         for one in optimizers:
             one.step()
-    batches = Batches(steps=1, tokens=256, rows=4, length=64)
+    batches = Batches(steps=1, tokens=256, in_memory=256, length=64)
     expected = counter.get_total_flops()
     assert estimate.training_flops(SMALL, settings, batches) == pytest.approx(expected, rel=0.01)
 
 
 def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
-    whole = Batches(steps=10, tokens=2560, rows=4, length=64)
-    read = Batches(steps=10, tokens=2560, rows=4, length=64, evaluated=2560)
+    whole = Batches(steps=10, tokens=2560, in_memory=256, length=64)
+    read = Batches(steps=10, tokens=2560, in_memory=256, length=64, evaluated=2560)
     flops = estimate.training_flops(SMALL, params(), whole)
     assert estimate.training_flops(SMALL, params(), read) == pytest.approx(flops * 4 / 3)
-    few = Batches(steps=10, tokens=2560, rows=4, length=64, counted=0.25)
+    few = Batches(steps=10, tokens=2560, in_memory=256, length=64, counted=0.25)
     saved = 6 * 320 * 32 * 2560 * 0.75
     assert flops - estimate.training_flops(SMALL, params(), few) == pytest.approx(saved)
 
@@ -122,7 +122,7 @@ def test_memory_is_about_what_a_process_takes(
         check=True,
     )
     runtime = FLOAT32 if settings["dtype"] == "float32" else BFLOAT16
-    batches = Batches(steps=2, tokens=2 * 8 * 256, rows=8, length=256)
+    batches = Batches(steps=2, tokens=2 * 8 * 256, in_memory=8 * 256, length=256)
     foretold = estimate.training_memory(
         GPT2Config(**shape), TrainParams(**settings), batches, runtime
     )

@@ -2,7 +2,6 @@ import json
 from functools import partial
 
 import pytest
-import torch
 
 from gpt2.batch import IGNORE_INDEX
 from gpt2.errors import UserError
@@ -46,18 +45,17 @@ def test_an_example_begins_with_the_prompt_as_it_is_generated_from():
     assert example.ids[-1] == END
 
 
-def test_only_the_response_and_its_end_are_learned_and_padding_is_not():
+def test_only_the_response_and_its_end_are_learned():
     long = Example([1, 2, 3, 4, 5, END], n_prompt=3)
     short = Example([6, END, 7, END], n_prompt=2)  # an end token in the prompt stays a prompt token
-    batch = collate([long, short], pad=END, loss_on="response")
+    batch = collate([long, short], loss_on="response")
     ignored = IGNORE_INDEX
-    assert batch.inputs.tolist() == [[1, 2, 3, 4, 5], [6, END, 7, END, END]]
-    assert batch.targets.tolist() == [
-        [ignored, ignored, 4, 5, END],
-        [ignored, 7, END, ignored, ignored],
-    ]
-    everything = collate([long, short], pad=END, loss_on="all")
-    assert everything.targets.tolist() == [[2, 3, 4, 5, END], [END, 7, END, ignored, ignored]]
+    assert batch.lengths is not None
+    assert batch.lengths.tolist() == [5, 3]
+    assert batch.inputs.tolist() == [[1, 2, 3, 4, 5, 6, END, 7]]
+    assert batch.targets.tolist() == [[ignored, ignored, 4, 5, END, ignored, 7, END]]
+    everything = collate([long, short], loss_on="all")
+    assert everything.targets.tolist() == [[2, 3, 4, 5, END, END, 7, END]]
 
 
 def test_long_records_are_cut_or_left_out_by_the_stated_rule():
@@ -77,11 +75,14 @@ def test_long_records_are_cut_or_left_out_by_the_stated_rule():
 
 
 EXAMPLES = [Example([n] * (2 + n % 7), 1) for n in range(23)]
-COLLATE = partial(collate, pad=0, loss_on="all")
+COLLATE = partial(collate, loss_on="all")
 
 
 def rows(batches) -> list[int]:
-    return [int(ids[0]) for batch in batches for ids in batch.inputs]
+    """The examples in the batches, each of which is its number over and over."""
+    return [
+        int(ids[0]) for batch in batches for ids in batch.inputs[0].split(batch.lengths.tolist())
+    ]
 
 
 def test_an_epoch_has_every_example_once_and_another_order_next_time():
@@ -109,16 +110,7 @@ def test_micro_batches_hold_the_rows_of_the_batch():
     whole = InstructionBatches(EXAMPLES, 8, None, 1, COLLATE)
     parts = InstructionBatches(EXAMPLES, 8, 3, 1, COLLATE)
     assert rows(whole(0)) == rows(parts(0))
-    assert [len(batch.inputs) for batch in parts(0)] == [3, 3, 2]
-
-
-def test_batches_of_like_length_waste_little_padding():
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(5, 200, (1000,), generator=generator).tolist()
-    examples = [Example([1] * n, 1) for n in lengths]
-    batches = InstructionBatches(examples, 16, None, 1, partial(collate, pad=0, loss_on="all"))
-    total = sum(batches(step)[0].inputs.numel() for step in range(batches.steps_per_epoch))
-    assert total < 1.1 * sum(lengths)
+    assert [len(batch.lengths) for batch in parts(0)] == [3, 3, 2]
 
 
 def test_evaluation_has_every_example_once():

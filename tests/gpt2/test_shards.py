@@ -271,7 +271,7 @@ def test_training_batches(tokenizer: Tokenizer, written: Path) -> None:
     epoch = window_starts(len(tokens), 32, seed=1, epoch=0)
     whole = torch.tensor(row(tokenizer, "train"))
     assert windows.steps_per_epoch == len(epoch) / 8
-    inputs, targets = windows(2)
+    inputs, targets, _ = windows(2)
     assert inputs.dtype == targets.dtype == torch.int64
     assert inputs.shape == targets.shape == (8, 32)
     for place, start in enumerate(epoch[16:24].tolist()):

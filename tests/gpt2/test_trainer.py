@@ -18,7 +18,15 @@ from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.model import GPT2, GPT2Config
 from gpt2.tracking import NullTracker
-from gpt2.trainer import Evaluation, TrainParams, curves, evaluate, fit, loss_sum
+from gpt2.trainer import (
+    Evaluation,
+    TrainParams,
+    checkpoint_activations,
+    curves,
+    evaluate,
+    fit,
+    loss_sum,
+)
 
 CONFIG = GPT2Config(vocab_size=50, context_length=12, n_layer=2, n_head=2, n_embd=16)
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -80,11 +88,11 @@ def test_training_learns_and_reports_one_whole_curve(tmp_path):
 
 def test_micro_batches_change_nothing(tmp_path):
     whole, parts = model(), model()
-    padded = batch(0)
-    padded.targets[0, 3:] = IGNORE_INDEX  # the two halves then have different numbers of targets
-    halves = [Batch(*(t[:2] for t in padded)), Batch(*(t[2:] for t in padded))]
+    inputs, targets, _ = batch(0)
+    targets[0, 3:] = IGNORE_INDEX  # the two halves then have different numbers of targets
+    halves = [Batch(inputs[:2], targets[:2]), Batch(inputs[2:], targets[2:])]
     settings = params()
-    train(tmp_path / "a", whole, settings, 3, train=lambda step: [padded])
+    train(tmp_path / "a", whole, settings, 3, train=lambda step: [Batch(inputs, targets)])
     train(tmp_path / "b", parts, settings, 3, train=lambda step: halves)
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
@@ -92,13 +100,37 @@ def test_micro_batches_change_nothing(tmp_path):
 
 def test_loss_is_that_of_all_logits_over_the_targets_that_count():
     net = model()
-    inputs, targets = batch(0)
-    targets = targets.clone()
+    inputs, targets, _ = batch(0)
     targets[1, :7] = IGNORE_INDEX
     expected = F.cross_entropy(
         net(inputs).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     torch.testing.assert_close(loss_sum(net, Batch(inputs, targets)), expected)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_texts_end_to_end_have_the_loss_and_gradient_of_each_by_itself(again):
+    net = model()
+    if again:
+        checkpoint_activations(net)
+    inputs, targets, _ = batch(0)
+    lengths = [12, 1, 7, 12]
+    texts = [
+        Batch(inputs[row : row + 1, :length], targets[row : row + 1, :length])
+        for row, length in enumerate(lengths)
+    ]
+    together = Batch(
+        torch.cat([text.inputs for text in texts], dim=1),
+        torch.cat([text.targets for text in texts], dim=1),
+        torch.tensor(lengths),
+    )
+    loss = loss_sum(net, together)
+    expected = sum(loss_sum(net, text) for text in texts)
+    torch.testing.assert_close(loss, expected)
+    parameters = list(net.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
+    )
 
 
 def test_evaluation_has_neither_dropout_nor_autograd_and_puts_the_mode_back():
