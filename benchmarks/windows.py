@@ -103,7 +103,7 @@ def training_step(windows: TrainingWindows) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
-        inputs, targets = windows(0)
+        inputs, targets, _ = windows(0)
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(inputs).flatten(0, 1)
             loss = linear_cross_entropy(features, model.wte.weight, targets.flatten())
