@@ -21,7 +21,7 @@ def pytorchs(qkv: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("T", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
-def test_result_and_gradient_equal_fused(T: int) -> None:
+def test_result_and_gradient_equal_pytorchs(T: int) -> None:
     qkv = queries_keys_values(T)
     ours, whole = causal_attention(qkv), pytorchs(qkv)
     torch.testing.assert_close(ours, whole)
@@ -33,9 +33,9 @@ def test_result_and_gradient_equal_fused(T: int) -> None:
 LENGTHS = [3, STEP, BLOCK + 1, 1, STEP + 1, 5]
 
 
-def end_to_end(dtype: torch.dtype = torch.float32) -> Tensor:
+def end_to_end() -> Tensor:
     """Texts of `LENGTHS`, as one sequence."""
-    return queries_keys_values(sum(LENGTHS), dtype).detach()[:1].requires_grad_()
+    return queries_keys_values(sum(LENGTHS)).detach()[:1].requires_grad_()
 
 
 @pytest.mark.parametrize("attention", [causal_attention, _fused], ids=["CPU", "GPU"])
@@ -58,7 +58,7 @@ def test_in_texts_end_to_end_dropout_leaves_weights_out() -> None:
     assert not torch.equal(causal_attention(qkv, 0.3, lengths), causal_attention(qkv, 0.3, lengths))
 
 
-def test_in_bfloat16_it_is_about_as_exact_as_fused() -> None:
+def test_in_bfloat16_it_is_about_as_exact_as_pytorchs() -> None:
     exact = queries_keys_values(8 * BLOCK)
     rounded = exact.detach().bfloat16().requires_grad_()
     true = pytorchs(exact)
