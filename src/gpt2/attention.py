@@ -72,9 +72,16 @@ class _Group(NamedTuple):
     starts: list[int]
     lengths: list[int]
 
+    def is_all_of(self, flat: Tensor) -> bool:
+        """Whether there are no other texts and none is padded: then one copy moves them all."""
+        return sum(self.lengths) == len(self.lengths) * self.width == len(flat)
+
     def take(self, flat: Tensor) -> Tensor:
         """``(N, P, H, D)`` of all texts end to end to ``(P, G * H, W, D)`` of these."""
         _, P, H, D = flat.shape
+        if self.is_all_of(flat):
+            rows = flat.unflatten(0, (-1, self.width))  # G W P H D
+            return rows.permute(2, 0, 3, 1, 4).reshape(P, -1, self.width, D)
         taken = flat.new_zeros(P, len(self.starts), H, self.width, D)
         for row, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
             taken[:, row, :, :length] = flat[start : start + length].permute(1, 2, 0, 3)
@@ -84,6 +91,9 @@ class _Group(NamedTuple):
         """``(G * H, W, D)`` of these to their places in ``(N, P, H, D)``."""
         _, _, H, D = flat.shape
         rows = computed.view(-1, H, self.width, D).transpose(1, 2)  # G W H D
+        if self.is_all_of(flat):
+            flat[:, part].unflatten(0, (-1, self.width)).copy_(rows)
+            return
         for row, start, length in zip(rows, self.starts, self.lengths, strict=True):
             flat[start : start + length, part] = row[:length]
 

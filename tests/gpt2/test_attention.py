@@ -33,18 +33,23 @@ def test_result_and_gradient_equal_pytorchs(T: int) -> None:
 LENGTHS = [3, STEP, BLOCK + 1, 1, STEP + 1, 5]
 
 
-def end_to_end() -> Tensor:
-    """Texts of `LENGTHS`, as one sequence."""
-    return queries_keys_values(sum(LENGTHS)).detach()[:1].requires_grad_()
+def end_to_end(lengths: list[int]) -> Tensor:
+    """Texts of ``lengths``, as one sequence."""
+    return queries_keys_values(sum(lengths)).detach()[:1].requires_grad_()
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [LENGTHS, [2 * STEP, 2 * STEP], [STEP + 6, STEP - 6]],
+    ids=["of all widths", "without padding", "together as long as the first, padded"],
+)
 @pytest.mark.parametrize("attention", [causal_attention, _fused], ids=["CPU", "GPU"])
 def test_texts_end_to_end_do_not_see_each_other(
-    attention: Callable[[Tensor, float, Tensor], Tensor],
+    attention: Callable[[Tensor, float, Tensor], Tensor], lengths: list[int]
 ) -> None:
-    qkv = end_to_end()
-    ours = attention(qkv, 0.0, torch.tensor(LENGTHS))
-    alone = torch.cat([pytorchs(text) for text in qkv.split(LENGTHS, dim=1)], dim=1)
+    qkv = end_to_end(lengths)
+    ours = attention(qkv, 0.0, torch.tensor(lengths))
+    alone = torch.cat([pytorchs(text) for text in qkv.split(lengths, dim=1)], dim=1)
     torch.testing.assert_close(ours, alone)
     weights = torch.randn_like(ours)
     mine, theirs = (torch.autograd.grad((y * weights).sum(), qkv)[0] for y in (ours, alone))
@@ -52,7 +57,7 @@ def test_texts_end_to_end_do_not_see_each_other(
 
 
 def test_in_texts_end_to_end_dropout_leaves_weights_out() -> None:
-    qkv, lengths = end_to_end().detach(), torch.tensor(LENGTHS)
+    qkv, lengths = end_to_end(LENGTHS).detach(), torch.tensor(LENGTHS)
     mean = sum(causal_attention(qkv, 0.3, lengths) for _ in range(400)) / 400
     assert (mean - causal_attention(qkv, 0.0, lengths)).abs().mean() < 0.03
     assert not torch.equal(causal_attention(qkv, 0.3, lengths), causal_attention(qkv, 0.3, lengths))

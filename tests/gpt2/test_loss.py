@@ -50,6 +50,19 @@ def test_in_bfloat16_it_is_as_exact_as_pytorchs() -> None:
         assert (mine - true).norm() < 1.1 * (theirs - true).norm()
 
 
+def test_certain_and_hopeless_predictions_are_as_exact_as_pytorchs() -> None:
+    logits = torch.tensor([[0.0, 90.0, -90.0], [3.0, 3.0, 3.0], [0.0, 14.0, 1.0], [1e4, 9.9e3, 0]])
+    features, weight = torch.eye(4).requires_grad_(), logits.t().clone().requires_grad_()
+    for targets in torch.tensor([[1, 0, 1, 0], [0, 1, 2, 2], [2, 2, 0, 1]]):
+        ours = linear_cross_entropy(features, weight, targets)
+        exact = (features @ weight.t()).double()
+        whole = F.cross_entropy(exact, targets, reduction="sum")
+        torch.testing.assert_close(ours, whole.float())
+        (mine,) = gradients(ours, weight)
+        (theirs,) = gradients(whole, weight)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_without_gradients_none_are_computed() -> None:
     features, weight, targets = inputs()
     with torch.no_grad():
