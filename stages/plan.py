@@ -39,8 +39,8 @@ CHARACTERS_PER_SECOND = 4e6
 """Tokenizing and training a vocabulary: 26 million characters took 6.4 s on two cores."""
 STARTING_SECONDS = 10
 """What a stage that computes takes beside: imports, checks, writing the model and the metrics."""
-JUDGEMENT_SECONDS = 0.2
-"""SmolLM2-135M in this process, on two cores."""
+JUDGEMENT_SECONDS = 0.65
+"""SmolLM2-135M in this process, on two cores: 90 answers took 67 s with all around them."""
 OTHER_BYTES = 2**30
 """On the disk, beside the models: texts, tokens, the judge, the runs."""
 INSTRUCTIONS, CORPUS, TOKENS = (
@@ -163,7 +163,7 @@ class Plan:
 
     def _pretrain(self) -> Estimate:
         params, config = self.sections.pretrain, self._pretrained
-        length, rows = config.context_length, params.micro_batch_size or params.batch_size
+        length = config.context_length
         evaluated, basis = 0, "evaluations not counted"
         if self._made("download", "tokenize"):
             splits = files.read_json(self.root / TOKENS)["splits"]
@@ -172,7 +172,7 @@ class Plan:
         batches = Batches(
             steps=params.steps,
             tokens=params.steps * params.batch_size * length,
-            in_memory=min(rows, params.batch_size) * length,
+            in_memory=_in_memory(params) * length,
             length=length,
             evaluated=evaluated,
         )
@@ -197,7 +197,7 @@ class Plan:
             return Estimate("finetune", estimate.parameters(config), basis=basis)
         config = config.model_copy(update={"dropout": params.dropout})
         steps = params.epochs * math.ceil(records.train / params.batch_size)
-        rows = min(params.micro_batch_size or params.batch_size, params.batch_size)
+        rows = _in_memory(params)
         longest = min(records.longest, config.context_length)
         batches = Batches(
             steps=steps,
@@ -390,6 +390,11 @@ class Plan:
         models = [self._pretrained, self._downloaded, self._base]
         sizes = [4 * estimate.parameters(config) if config else 0 for config in models]
         return OTHER_BYTES + 2 * sum(sizes) + 2 * max(3 * sizes[0], 4 * sizes[2])
+
+
+def _in_memory(params: TrainParams) -> int:
+    """Sequences that are in memory at once."""
+    return min(params.micro_batch_size or params.batch_size, params.batch_size)
 
 
 def _evaluations(params: TrainParams, steps: int) -> int:

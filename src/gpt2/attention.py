@@ -80,7 +80,7 @@ class _Group(NamedTuple):
         """``(N, P, H, D)`` of all texts end to end to ``(P, G * H, W, D)`` of these."""
         _, P, H, D = flat.shape
         if self.is_all_of(flat):
-            rows = flat.unflatten(0, (-1, self.width))  # G W P H D
+            rows = flat.view(-1, self.width, P, H, D)
             return rows.permute(2, 0, 3, 1, 4).reshape(P, -1, self.width, D)
         taken = flat.new_zeros(P, len(self.starts), H, self.width, D)
         for row, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
@@ -92,7 +92,7 @@ class _Group(NamedTuple):
         _, _, H, D = flat.shape
         rows = computed.view(-1, H, self.width, D).transpose(1, 2)  # G W H D
         if self.is_all_of(flat):
-            flat[:, part].unflatten(0, (-1, self.width)).copy_(rows)
+            flat.view(-1, self.width, *flat.shape[1:])[:, :, part] = rows
             return
         for row, start, length in zip(rows, self.starts, self.lengths, strict=True):
             flat[start : start + length, part] = row[:length]

@@ -23,8 +23,11 @@ EFFICIENCY = {256: 0.53, 768: 0.73}
 docs/performance.md. Small products and all that is not a product weigh more in a narrow model."""
 FORWARD = 1 / 3
 """Of the arithmetic of training: an evaluation has no gradients, which cost twice as much."""
-PROCESS = 430 * 2**20
-"""Bytes of Python, torch and what it loads at the first step; a GPU's memory has none of it."""
+PROCESS = 600 * 2**20
+"""Bytes of Python, torch, MLflow and what they load at the first step; not in a GPU's memory."""
+SHAPES = 100 * 2**20
+"""Bytes of kernels that a CPU keeps where every batch has another shape. Both are what the
+starter's stages took beside their arrays."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def parameters(config: GPT2Config) -> int:
 def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) -> float:
     """Floating-point operations of a stage's training, evaluations included."""
     C, L = config.n_embd, config.n_layer
-    mean_length = min(batches.length, batches.tokens / batches.steps / params.batch_size)
+    mean_length = min(batches.length, _mean_length(params, batches))
     a_token = token_flops(config, mean_length, batches.counted)
     # Forward once more, but for a block's last product: its result is not asked for.
     again = 2 * 8 * L * C**2 + 4 * L * C * mean_length if params.activation_checkpointing else 0
@@ -100,7 +103,10 @@ def training_memory(
     kept = tokens * C * 4 * L + a_block if params.activation_checkpointing else L * a_block
     chunk = min(tokens * batches.counted, CHUNK_BYTES / size / config.vocab_size)
     output = config.vocab_size * (size * chunk + 8 * C)  # logits, and the embedding's gradient
-    return weights + optimizer + copies + kept + output + _process(runtime)
+    around = _process(runtime)
+    if around and _mean_length(params, batches) < batches.length:
+        around += SHAPES
+    return weights + optimizer + copies + kept + output + around
 
 
 def generation_memory(config: GPT2Config, rows: int, places: int, runtime: Runtime) -> float:
@@ -165,6 +171,10 @@ def _seconds(action: Callable[[], object], runtime: Runtime) -> float:
     if runtime.device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter() - started
+
+
+def _mean_length(params: TrainParams, batches: Batches) -> float:
+    return batches.tokens / batches.steps / params.batch_size
 
 
 def _half(runtime: Runtime) -> bool:
