@@ -5,6 +5,7 @@ GPU (``--device cuda``) all compute in bfloat16, and are compiled.
 """
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import click
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, record, take_turns
@@ -125,6 +127,12 @@ def measure(shape: Shape, index: int, device: str, rounds: int, quick: bool) -> 
             found["rate"] / 1e9 for found in results["ours"]
         ),
     }
+    if device == "cpu":
+        ours_alone = median(found["products"] for found in results["ours"])
+        figures["matrix products of ours, ms"] = ours_alone * 1e3
+        for peer in SIDES[1:]:
+            most = median(timings[peer].clock) / shape.steps / ours_alone
+            figures[f"faster than {peer} by, if nothing else took time"] = most
     for name, found in results.items():
         figures[f"peak memory of {name}, MiB"] = found[-1]["peak_mib"]
     return Row(
@@ -139,6 +147,25 @@ def measure(shape: Shape, index: int, device: str, rounds: int, quick: bool) -> 
 
 
 Weights = dict[str, Tensor]
+
+
+class Products(TorchDispatchMode):
+    """Counts the seconds that matrix products take on a CPU, forward and backward."""
+
+    NAMES = ("mm", "addmm", "bmm", "baddbmm_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        started = time.perf_counter()
+        result = operation(*args, **(kwargs or {}))
+        if operation.overloadpacket.__name__ in self.NAMES:
+            self.seconds += time.perf_counter() - started
+        return result
 
 
 def ours(shape: Shape, device: str, weights: Weights) -> None:
@@ -161,12 +188,12 @@ def ours(shape: Shape, device: str, weights: Weights) -> None:
         losses.append(loss)
 
     def result() -> dict[str, float]:
-        peak = peak_memory_mib(runtime.device)
-        return {
-            "loss": losses[0],
-            "peak_mib": peak,
-            "rate": estimate.measured_rate(runtime, max(shape.n_embd, 768)),
-        }
+        found = {"loss": losses[0], "peak_mib": peak_memory_mib(runtime.device)}
+        if device == "cpu":
+            with Products() as products:
+                step()
+            found["products"] = products.seconds
+        return {**found, "rate": estimate.measured_rate(runtime, max(shape.n_embd, 768))}
 
     serve(lambda: [step() for _ in range(shape.steps)], result)
 

@@ -82,6 +82,7 @@ def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
 
 TRAINED = """
 import json, sys, torch
+import mlflow, pandas  # as a stage does
 from gpt2.batch import Batch
 from gpt2.device import choose_runtime, peak_memory_mib
 from gpt2.model import GPT2, GPT2Config
