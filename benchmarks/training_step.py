@@ -128,10 +128,14 @@ def measure(shape: Shape, index: int, device: str, rounds: int, quick: bool) -> 
         ),
     }
     if device == "cpu":
-        ours_alone = median(found["products"] for found in results["ours"])
-        figures["matrix products of ours, ms"] = ours_alone * 1e3
+        products, others = (
+            median(found[kind] for found in results["ours"]) for kind in ("products", "others")
+        )
+        figures["of a step of ours, ms"] = median(timings["ours"].clock) / shape.steps * 1e3
+        figures["matrix products, ms"] = products * 1e3
+        figures["GELU, softmax, norms and update, ms"] = others * 1e3
         for peer in SIDES[1:]:
-            most = median(timings[peer].clock) / shape.steps / ours_alone
+            most = median(timings[peer].clock) / shape.steps / (products + others)
             figures[f"faster than {peer} by, if nothing else took time"] = most
     for name, found in results.items():
         figures[f"peak memory of {name}, MiB"] = found[-1]["peak_mib"]
@@ -149,22 +153,33 @@ def measure(shape: Shape, index: int, device: str, rounds: int, quick: bool) -> 
 Weights = dict[str, Tensor]
 
 
-class Products(TorchDispatchMode):
-    """Counts the seconds that matrix products take on a CPU, forward and backward."""
+class Indispensable(TorchDispatchMode):
+    """Counts the seconds of what no step can be without on a CPU, forward and backward: matrix
+    products, and beside them what computes each value but once, by PyTorch's own kernels."""
 
-    NAMES = ("mm", "addmm", "bmm", "baddbmm_")
+    PRODUCTS = ("mm", "addmm", "bmm", "baddbmm_")
+    OTHERS = (
+        "gelu",
+        "gelu_backward",
+        "_softmax",
+        "native_layer_norm",
+        "native_layer_norm_backward",
+        "_fused_adamw_",
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds = 0.0
+        self.products = self.others = 0.0
 
     def __torch_dispatch__(
         self, operation: Any, types: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         started = time.perf_counter()
         result = operation(*args, **(kwargs or {}))
-        if operation.overloadpacket.__name__ in self.NAMES:
-            self.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        name = operation.overloadpacket.__name__
+        self.products += seconds if name in self.PRODUCTS else 0
+        self.others += seconds if name in self.OTHERS else 0
         return result
 
 
@@ -190,9 +205,9 @@ def ours(shape: Shape, device: str, weights: Weights) -> None:
     def result() -> dict[str, float]:
         found = {"loss": losses[0], "peak_mib": peak_memory_mib(runtime.device)}
         if device == "cpu":
-            with Products() as products:
+            with Indispensable() as kernels:
                 step()
-            found["products"] = products.seconds
+            found |= {"products": kernels.products, "others": kernels.others}
         return {**found, "rate": estimate.measured_rate(runtime, max(shape.n_embd, 768))}
 
     serve(lambda: [step() for _ in range(shape.steps)], result)
