@@ -112,6 +112,14 @@ def test_light_modules_import_nothing_heavy() -> None:
     assert process.stdout.split() == []
 
 
+def test_modules_that_write_a_text_import_no_compiler() -> None:
+    """PyTorch's takes a second."""
+    code = "import sys, gpt2.generation, gpt2.serving; print('torch._dynamo' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=GPT2.parent, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"
+
+
 def stages_in_dvc_yaml() -> Iterator[tuple[str, Path, list[str]]]:
     """Name, file and ``.py`` dependencies of each stage."""
     pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))

@@ -40,7 +40,13 @@ def causal_attention(qkv: Tensor, dropout: float = 0.0, lengths: Tensor | None =
     return mixed
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # nothing to fuse, and it has many shapes
+def keep_from_compiler() -> None:
+    """To be called before a model is compiled: on a CPU attention has nothing to fuse, and many
+    shapes. A decorator would load the compiler, which takes a second, into every process."""
+    global _in_blocks
+    _in_blocks = torch.compiler.disable(_in_blocks)  # type: ignore[no-untyped-call]  # torch has no type
+
+
 def _in_blocks(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
     B, T, _, H, D = qkv.shape
     every = _Group(T, list(range(0, B * T, T)), [T] * B)

@@ -18,7 +18,7 @@ from gpt2.loss import CHUNK_BYTES
 from gpt2.model import GPT2, GPT2Config
 from gpt2.trainer import TrainParams
 
-EFFICIENCY = {256: 0.53, 768: 0.73}
+EFFICIENCY = {256: 0.65, 768: 0.8}
 """What a training step reaches of the rate of one large matrix product, by width: the shares in
 docs/performance.md. Small products and all that is not a product weigh more in a narrow model."""
 FORWARD = 1 / 3

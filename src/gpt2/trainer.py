@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from gpt2 import checkpoint
+from gpt2.attention import keep_from_compiler
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
@@ -319,6 +320,7 @@ def choose_loss(
     if runtime.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         log.info("compile: no C++ compiler found; running eagerly")
         return loss_sum
+    keep_from_compiler()
     return partial(loss_sum, features_of=torch.compile(model.features))
 
 
