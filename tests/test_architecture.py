@@ -96,28 +96,25 @@ def test_nothing_is_unpickled_and_no_import_is_relative(file: Path) -> None:
             assert node.arg != "allow_pickle", f"line {node.lineno}: allow_pickle"
 
 
+def loaded(modules: set[str], by: list[str]) -> list[str]:
+    """Which of ``modules`` are loaded after an import of those in ``by``."""
+    code = f"import sys, {', '.join(by)}; print(*sorted({modules!r} & set(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=GPT2.parent, capture_output=True, text=True, check=True)
+    return process.stdout.split()
+
+
 def test_light_modules_import_nothing_heavy() -> None:
     files = [GPT2 / f"{name}.py" for name in LIGHT]
     for package in ("sources", "judge", "tracking"):
         files += (GPT2 / package).glob("*.py")
     names = [".".join(file.relative_to(GPT2.parent).with_suffix("").parts) for file in files]
-    code = f"import sys, {', '.join(names)}; print(*sorted({HEAVY!r} & set(sys.modules)))"
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=GPT2.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert process.stdout.split() == []
+    assert loaded(HEAVY, by=names) == []
 
 
 def test_modules_that_write_a_text_import_no_compiler() -> None:
     """PyTorch's takes a second."""
-    code = "import sys, gpt2.generation, gpt2.serving; print('torch._dynamo' in sys.modules)"
-    command = [sys.executable, "-c", code]
-    process = subprocess.run(command, cwd=GPT2.parent, capture_output=True, text=True, check=True)
-    assert process.stdout.strip() == "False"
+    assert loaded({"torch._dynamo"}, by=["gpt2.generation", "gpt2.serving"]) == []
 
 
 def stages_in_dvc_yaml() -> Iterator[tuple[str, Path, list[str]]]:

@@ -36,8 +36,7 @@ def causal_attention(qkv: Tensor, dropout: float = 0.0, lengths: Tensor | None =
     """
     if qkv.device.type != "cpu":
         return _fused(qkv, dropout, lengths)
-    mixed: Tensor = _in_blocks(qkv, dropout, lengths)
-    return mixed
+    return _in_blocks(qkv, dropout, lengths)
 
 
 def keep_from_compiler() -> None:

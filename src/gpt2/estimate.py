@@ -56,7 +56,7 @@ def parameters(config: GPT2Config) -> int:
 def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) -> float:
     """Floating-point operations of a stage's training, evaluations included."""
     C, L = config.n_embd, config.n_layer
-    mean_length = min(batches.length, _mean_length(params, batches))
+    mean_length = _mean_length(params, batches)
     a_token = token_flops(config, mean_length, batches.counted)
     # Forward once more, but for a block's last product: its result is not asked for.
     again = 2 * 8 * L * C**2 + 4 * L * C * mean_length if params.activation_checkpointing else 0
@@ -174,7 +174,7 @@ def _seconds(action: Callable[[], object], runtime: Runtime) -> float:
 
 
 def _mean_length(params: TrainParams, batches: Batches) -> float:
-    return batches.tokens / batches.steps / params.batch_size
+    return min(batches.length, batches.tokens / batches.steps / params.batch_size)
 
 
 def _half(runtime: Runtime) -> bool:
