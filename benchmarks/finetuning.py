@@ -120,7 +120,7 @@ def ours(
     runtime = choose_runtime(DeviceParams(device="cpu"))
     model = GPT2(config)
     model.load_state_dict(weights)
-    optimizers = make_optimizers(model, params)
+    optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     collator = partial(collate, loss_on="all")
     batches = InstructionBatches(train, BATCH, None, SEED, collator)

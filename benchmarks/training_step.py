@@ -190,7 +190,7 @@ def ours(shape: Shape, device: str, weights: Weights) -> None:
     model = GPT2(shape.config)
     model.load_state_dict(weights)
     model.to(runtime.device).train()
-    optimizers = make_optimizers(model, params)
+    optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler(device, enabled=False)
     loss_of = trainer.choose_loss(model, params, runtime, steps=10**6)
     batch = Batch(*shape.batch(device))

@@ -160,7 +160,7 @@ def fit(
     model.to(runtime.device).train()
     if params.activation_checkpointing:
         checkpoint_activations(model)
-    optimizers = make_optimizers(model, params)
+    optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     history, best, first = History(), {}, 0
     if resumed := run_directory.load():

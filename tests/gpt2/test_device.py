@@ -1,8 +1,16 @@
+import math
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
 from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
 from gpt2.errors import UserError
+from scripts.deps import ROOT
+from tests.processors import AVX2
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -12,11 +20,32 @@ def test_a_device_that_is_not_there_is_named():
         choose_runtime(DeviceParams(device="cuda"))
 
 
-def test_auto_computes_in_bfloat16_only_where_the_processor_does():
+def rate(dtype: torch.dtype) -> float:
+    """Products a second of matrices that do not fit the nearest cache."""
+    matrix = torch.ones(768, 768, dtype=dtype)
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - started)
+    return 1 / best
+
+
+def test_auto_computes_in_bfloat16_only_where_the_processor_does_and_gains_by_it():
     flags = torch.cpu.get_capabilities()
     native = flags.get("avx512_bf16") or flags.get("amx_bf16")
     runtime = choose_runtime(DeviceParams(device="cpu"))
-    assert runtime.dtype == (torch.bfloat16 if native else torch.float32)
+    faster = native and rate(torch.bfloat16) > rate(torch.float32)
+    assert runtime.dtype == (torch.bfloat16 if faster else torch.float32)
+
+
+def test_a_processor_that_is_made_to_look_smaller_computes_in_float32():
+    code = "from gpt2.device import *; print(choose_runtime(DeviceParams(device='cpu')).dtype)"
+    environment = {**os.environ, **AVX2, "PYTHONPATH": str(ROOT / "src")}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "torch.float32"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

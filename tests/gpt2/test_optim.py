@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from gpt2.model import GPT2, GPT2Config
-from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
+from gpt2.optim import (
+    Muon,
+    OptimizerParams,
+    lr_factor,
+    make_optimizers,
+    orthogonalise,
+    set_lr,
+)
 
 CONFIG = GPT2Config(vocab_size=64, context_length=8, n_layer=2, n_head=2, n_embd=16)
 
@@ -66,3 +73,65 @@ def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 5), (3, 3), (2, 1)])
 def test_schedule_of_very_short_runs_is_defined(steps, warmup):
     assert all(0 < lr_factor(step, steps, warmup, 0.1) <= 1 for step in range(steps))
+
+
+def matrices() -> list[torch.nn.Parameter]:
+    """Wide, square and tall ones."""
+    torch.manual_seed(0)
+    shapes = [(16, 64), (32, 32), (64, 16), (48, 16)]
+    return [torch.nn.Parameter(torch.randn(shape) * 0.02) for shape in shapes]
+
+
+def test_muon_in_bfloat16_is_pytorchs_bit_for_bit() -> None:
+    ours, theirs = matrices(), matrices()
+    muon = Muon(ours, lr=0.02, weight_decay=0.1, dtype=torch.bfloat16)
+    peer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        muon.step()
+        peer.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, other)
+        assert torch.equal(
+            muon.state[mine]["momentum_buffer"], peer.state[other]["momentum_buffer"]
+        )
+
+
+def test_muon_in_float32_is_pytorchs_without_the_rounding() -> None:
+    ours, theirs = matrices(), matrices()
+    muon = Muon(ours, lr=0.02, weight_decay=0.1, dtype=torch.float32)
+    peer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1)
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.grad = torch.randn_like(mine)
+        other.grad = mine.grad.clone()
+    before = [matrix.detach().clone() for matrix in ours]
+    muon.step()
+    peer.step()
+    for start, mine, other in zip(before, ours, theirs, strict=True):
+        update, rounded = mine - start, other - start
+        assert (update - rounded).norm() < 0.02 * update.norm()
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (32, 32), (64, 16)])
+def test_orthogonalised_matrices_keep_their_directions_and_lose_their_sizes(
+    shape: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    matrix = u * torch.linspace(1, 0.1, len(s)) @ v
+    found = orthogonalise(matrix, torch.float64)
+    sizes = u.T @ found @ v.T
+    assert (sizes - sizes.diag().diag()).abs().max() < 1e-9
+    assert sizes.diag().min() > 0.6
+    assert sizes.diag().max() < 1.3
+    single = orthogonalise(matrix.float(), torch.float32)
+    torch.testing.assert_close(single.double(), found, atol=1e-5, rtol=1e-5)
+
+
+def test_a_matrix_without_a_gradient_stays() -> None:
+    [matrix, *_] = matrices()
+    before = matrix.detach().clone()
+    Muon([matrix], lr=0.02, weight_decay=0.1, dtype=torch.float32).step()
+    assert torch.equal(matrix, before)
