@@ -110,13 +110,19 @@ def timed(call: Callable[[], object]) -> Sample:
     return Sample(time.perf_counter() - clock, time.process_time() - processor)
 
 
-def record(name: str, rows: Sequence[Row], device: str = "cpu", quick: bool = False) -> None:
-    """Print the rows, and write them to ``benchmarks/results/<kind>/<name>.json``, unless
-    ``quick``: such sizes only show that all of it runs."""
+def record(
+    name: str,
+    rows: Sequence[Row],
+    device: str = "cpu",
+    quick: bool = False,
+    results: Path = RESULTS,
+) -> None:
+    """Print the rows, and write them to ``<results>/<kind>/<name>.json``, unless ``quick``: such
+    sizes only show that all of it runs."""
     print("\n\n".join(map(table, rows)), flush=True)
     if quick:
         return
-    path = RESULTS / kind(device) / f"{name}.json"
+    path = results / kind(device) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {
         "benchmark": name,

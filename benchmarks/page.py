@@ -106,14 +106,17 @@ def origin(kind: str, found: Found) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line for each work and peer."""
+    """A line for each work and peer; bold is a ratio that reaches its goal."""
     lines = []
     for row in rows:
         (name, ours), *others = row["sides"].items()
         for peer, facts in others:
-            goal = "" if facts["goal"] is None else f"{facts['goal']:g}×"
-            speed = _speed(row, ours) if name == "ours" else f"{name}: {_speed(row, ours)}"
-            ratio = f"**{facts['ratio']:.2f}×**"
+            ratio, goal = f"{facts['ratio']:.2f}×", ""
+            if facts["goal"] is not None:
+                goal = f"{facts['goal']:g}×"
+                ratio = f"**{ratio}**" if facts["ratio"] >= facts["goal"] else ratio
+            named = name == "ours" or name in row["work"]
+            speed = _speed(row, ours) if named else f"{name}: {_speed(row, ours)}"
             lines.append((row["work"], speed, f"{peer}: {_speed(row, facts)}", ratio, goal))
     return _table(("work", "ours", "peer", "ratio", "goal"), lines)
 
@@ -156,7 +159,7 @@ def limits(rows: Sequence[Row]) -> str:
         for name, value in row["figures"].items():
             figure, mark, goal = name.partition(GOAL)
             if mark:
-                lines.append((row["work"], figure, f"**{_number(value)}**", goal))
+                lines.append((row["work"], figure, _number(value), goal))
     return _table(("work", "figure", "found", "goal"), lines)
 
 
@@ -192,7 +195,7 @@ def draw_ratios(axes: Axes, points: Sequence[Point]) -> None:
     axes.plot([], [], "|", color="grey", markersize=7, markeredgewidth=1.5, label="goal")
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set(xscale="log", xlabel="times as fast as the peer", ylim=(len(lines) - 0.4, -0.6))
-    axes.set_xticks([1, 2, 3, 5, 10, 20, 40])
+    axes.set_xticks([0.5, 1, 2, 3, 5, 10, 20, 40])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
     axes.set_yticks(range(len(lines)), lines, fontsize=8)
