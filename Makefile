@@ -6,6 +6,7 @@
 
 PYTHON = python3
 PORT = 5000
+ISA =
 INSTALL = .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 FREEZE = .venv/bin/python -m pip freeze --all | sed '/^pip==/d; s/+cpu$$//'
 
@@ -24,8 +25,8 @@ test: .venv/test ## check style and types, run the tests
 faults: .venv/test ## kill, fill, flip and confuse everything, and see that nothing is lost
 	. .venv/bin/activate && python -m pytest -m faults
 
-bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md)
-	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks
+bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md; ISA=avx2 imitates a smaller processor)
+	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks $(ISA:%=--isa=%)
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)
 	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }

@@ -4,8 +4,9 @@ The weights are random (fixed seed): what a token costs does not depend on them.
 (part 4) is written anew with what makes it cost what it costs: one prompt at a time, float32, no
 cache: for each new token the model reads the whole text again and computes the logits of all its
 places. It runs on our model, whose attention is the faster one. It is timed on the first tokens of
-a few prompts, its cheapest ones. Hugging Face's model has the same weights, in bfloat16, with its
-defaults; the prompts are padded on the left, with an attention mask.
+a few prompts, its cheapest ones. Hugging Face's model has the same weights, in the format that the
+processor computes fastest in, as ours has, and its defaults; the prompts are padded on the left,
+with an attention mask.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,12 +1,14 @@
 """Times the same work done in different ways, side by side, and keeps what was found.
 
 The sides take turns, so whatever else the machine does falls on all of them, and what counts is
-the ratio. ``benchmarks/results/<name>.json`` has every sample, the machine, versions and the date.
+the ratio. ``benchmarks/results/<kind of processor>/<name>.json`` has every sample, the machine,
+versions and the date.
 """
 
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,15 @@ from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "datasets", "tiktoken", "pyarrow", "numpy", "dvc", "mlflow")
+IMITATED = {
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+"""Environment variables that make a larger processor compute as a smaller kind does; PyTorch and
+its libraries read them when they are loaded."""
 
 
 class Sample(NamedTuple):
@@ -99,13 +110,20 @@ def timed(call: Callable[[], object]) -> Sample:
     return Sample(time.perf_counter() - clock, time.process_time() - processor)
 
 
-def record(name: str, rows: Sequence[Row], device: str = "cpu", quick: bool = False) -> None:
-    """Print the rows, and write them to ``benchmarks/results/<name>.json``, unless ``quick``: such
+def record(
+    name: str,
+    rows: Sequence[Row],
+    device: str = "cpu",
+    quick: bool = False,
+    results: Path = RESULTS,
+) -> None:
+    """Print the rows, and write them to ``<results>/<kind>/<name>.json``, unless ``quick``: such
     sizes only show that all of it runs."""
     print("\n\n".join(map(table, rows)), flush=True)
     if quick:
         return
-    RESULTS.mkdir(exist_ok=True)
+    path = results / kind(device) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     found = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,7 +132,7 @@ def record(name: str, rows: Sequence[Row], device: str = "cpu", quick: bool = Fa
         "rows": [_row(row) for row in rows],
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def table(row: Row) -> str:
@@ -137,6 +155,8 @@ def machine(device: str) -> dict[str, Any]:
     import torch
 
     facts: dict[str, Any] = {
+        "kind": kind(device),
+        "imitated_by": imitated_by(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -147,6 +167,32 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def kind(device: str = "cpu") -> str:
+    """What the results of like machines are filed under: the largest instructions that PyTorch
+    uses here, such as ``avx2``; a GPU's name, such as ``nvidia-h100-80gb-hbm3``."""
+    import torch
+
+    if device == "cuda":
+        return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower())
+    if platform.machine() in ("arm64", "aarch64"):
+        return "neon"
+    used, has = torch.backends.cpu.get_cpu_capability().lower(), torch.cpu.get_capabilities()
+    if used == "avx512" and has.get("amx_bf16"):
+        return "amx-bf16"
+    return "avx512-bf16" if used == "avx512" and has.get("avx512_bf16") else used
+
+
+def imitated_by() -> dict[str, str]:
+    """The environment variables that keep a larger processor from its own instructions; empty
+    where it uses the largest that it has."""
+    import torch
+
+    larger = torch.cpu.get_capabilities().get("avx512_f")
+    if not larger or torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return {}
+    return {name: os.environ[name] for name in IMITATED["avx2"] if name in os.environ}
 
 
 def child(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:

@@ -16,6 +16,7 @@ import torch
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, record, take_turns
+from gpt2.device import DeviceParams, choose_runtime
 from gpt2.files import new_directory
 from gpt2.loss import linear_cross_entropy
 from gpt2.model import GPT2, GPT2Config
@@ -101,10 +102,11 @@ def training_step(windows: TrainingWindows) -> Callable[[], None]:
     config = GPT2Config(vocab_size=4096, context_length=1024, n_layer=4, n_head=4, n_embd=256)
     model = GPT2(config)
     optimizer = torch.optim.AdamW(model.parameters())
+    runtime = choose_runtime(DeviceParams(device="cpu"))
 
     def step() -> None:
         inputs, targets, _ = windows(0)
-        with torch.autocast("cpu", torch.bfloat16):
+        with runtime.autocast():
             features = model.features(inputs).flatten(0, 1)
             loss = linear_cross_entropy(features, model.wte.weight, targets.flatten())
         (loss / targets.numel()).backward()
