@@ -1,6 +1,6 @@
 # Everything happens in .venv, which `make` fills from the pinned requirements when they change.
-# Without make: see README.md. TORCH_INDEX says where PyTorch comes from: cpu (PyTorch's own index),
-# plain (where pip takes everything), an index's address or a directory; empty: as the machine needs it.
+# README.md says how to do without make. TORCH_INDEX is where PyTorch comes from: cpu (PyTorch's own
+# index), plain (as all packages), an index's address or a directory; empty: as the machine needs it.
 .POSIX:
 .PHONY: help run test faults bench ui sweep profile lock
 

@@ -16,7 +16,8 @@ from scripts.install import CPU_INDEX, SIZES, announcement, index_for, pinned
 from tests.file_server import serving
 
 BARE = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-BARE |= {"PIP_CONFIG_FILE": os.devnull, "PYTHONDONTWRITEBYTECODE": "1", "NO_PROXY": "127.0.0.1"}
+BARE |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+BARE |= {"NO_PROXY": "127.0.0.1"}
 
 
 def write_wheel(directory: Path, name: str, version: str, requires: str = "") -> None:
@@ -31,8 +32,8 @@ def write_wheel(directory: Path, name: str, version: str, requires: str = "") ->
 
 
 class Environment:
-    """A new virtual environment; a project whose requirements are torch 9.9 and another package;
-    two indices: ``cpu`` has 9.9+cpu, ``plain`` 9.9, which needs what nobody has."""
+    """A new virtual environment, a project that needs torch 9.9 and another package, and indices:
+    ``cpu`` has 9.9+cpu, ``plain`` 9.9, which needs what nobody has, and the other package."""
 
     def __init__(self, directory: Path) -> None:
         self.python = directory / "venv" / "bin" / "python"
@@ -62,7 +63,7 @@ class Environment:
         return process.stdout
 
     def packages(self) -> list[str]:
-        return [line for line in self.pip("freeze").splitlines() if "==" in line or "@" in line]
+        return self.pip("freeze").splitlines()
 
 
 @pytest.fixture(scope="module")
