@@ -1,6 +1,6 @@
 # Everything happens in .venv, which `make` fills from the pinned requirements when they change.
-# Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt &&
-#   pip install --no-deps --no-build-isolation -e . && dvc repro
+# README.md says how to do without make. TORCH_INDEX is where PyTorch comes from: cpu (PyTorch's own
+# index), plain (as all packages), an index's address or a directory; empty: as the machine needs it.
 .POSIX:
 .PHONY: help run test faults bench ui sweep profile lock
 
@@ -8,13 +8,17 @@ PYTHON = python3
 PORT = 5000
 ISA =
 INSTALL = .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
-FREEZE = .venv/bin/python -m pip freeze --all | sed '/^pip==/d; s/+cpu$$//'
+TORCH = .venv/bin/python -m scripts.install --index '$(TORCH_INDEX)'
+# The same list whatever the build of torch, which names its CUDA libraries itself.
+FREEZE = .venv/bin/python -m pip freeze --all | \
+	sed '/^pip==/d; /^nvidia-/d; /^cuda-/d; /^triton==/d; s/^\(torch==[^+]*\)+.*/\1/'
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
 
 run: .venv/run ## run the pipeline and print its results; what is up to date is left alone
-	@. .venv/bin/activate && dvc repro && python -m scripts.summary
+	@. .venv/bin/activate && { dvc status --quiet || gpt2 validate --brief; } && dvc repro && \
+		python -m scripts.summary
 
 test: .venv/test ## check style and types, run the tests
 	.venv/bin/ruff check .
@@ -46,6 +50,7 @@ profile: ## put a profile in place of params.yaml (P=name)
 lock: ## pin anew what requirements*.in name, from the package index
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
+	@$(TORCH) requirements.in
 	.venv/bin/python -m pip install -r requirements.in
 	$(FREEZE) > requirements.txt
 	.venv/bin/python -m pip install -r requirements-dev.in
@@ -56,6 +61,7 @@ lock: ## pin anew what requirements*.in name, from the package index
 .venv/run: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
+	@$(TORCH)
 	.venv/bin/python -m pip install -r requirements.txt
 	$(INSTALL)
 	@touch $@

@@ -357,6 +357,7 @@ def _parameter_files(
 Examples:
   gpt2 validate
   gpt2 validate gpt2-124m
+  gpt2 validate --brief
   gpt2 validate --no-estimates profiles/*.yaml
 """
 )
@@ -364,7 +365,8 @@ Examples:
 @click.option(
     "--estimates/--no-estimates", default=True, help="Print what each stage is going to take."
 )
-def validate(files: Sequence[Path], estimates: bool) -> None:
+@click.option("--brief", is_flag=True, help="Print only what all stages take together.")
+def validate(files: Sequence[Path], estimates: bool, brief: bool) -> None:
     """Check params.yaml, or other files, and estimate what a run takes.
 
     All that is wrong in a file is told at once, before anything runs. The estimates, for each stage
@@ -381,9 +383,14 @@ def validate(files: Sequence[Path], estimates: bool) -> None:
         except UserError as error:
             problems.append(str(error))
             continue
+        if brief:
+            total = _total(list(Plan(path, sections).estimates()))
+            click.echo(f"all stages of {sections.profile}, if none is up to date: {total}")
+            continue
         click.echo(f"{path}: valid, profile {sections.profile}")
         if estimates:
-            click.echo(_estimates(list(Plan(path, sections).estimates())))
+            rows = list(Plan(path, sections).estimates())
+            click.echo(f"{_estimates(rows)}\n{_total(rows)}\n")
     if problems:
         raise UserError("\n".join(problems))
 
@@ -445,9 +452,15 @@ def _estimates(rows: "Sequence[Estimate]") -> str:
         )
         for row in rows
     ]
+    return _table([heading, *cells])
+
+
+def _total(rows: "Sequence[Estimate]") -> str:
+    from gpt2.report.formats import duration
+
     total = sum(row.seconds or 0 for row in rows)
     left_out = [row.stage for row in rows if row.seconds is None]
-    return f"{_table([heading, *cells])}\nabout {duration(total)}, without {', '.join(left_out)}\n"
+    return f"about {duration(total)}, without {', '.join(left_out)}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -355,6 +355,13 @@ def test_validate_prints_a_row_for_each_stage(checkout):
     assert rows[7].startswith("about ")
 
 
+def test_validate_in_brief_says_what_all_stages_take(checkout):
+    result = run("validate", "--brief")
+    assert (result.exit_code, result.stderr) == (0, "")
+    [line] = result.stdout.splitlines()
+    assert re.fullmatch(r"all stages of smoke, if none is up to date: about \d.*, without .*", line)
+
+
 def test_validate_takes_profiles_and_tells_all_that_is_wrong(checkout):
     names = sorted(path.stem for path in Path("profiles").glob("*.yaml"))
     result = run("validate", "--no-estimates", "params.yaml", *names)
