@@ -74,7 +74,9 @@ def main(records: int, rounds: int, quick: bool, side: str | None, data: Path | 
         torch.save(held, path)
         arguments = ["--data", str(path), *(["--quick"] if quick else [])]
         sides = {
-            name: stack.enter_context(Side("benchmarks.finetuning", *arguments, "--side", name))
+            name: stack.enter_context(
+                Side("benchmarks.finetuning", *arguments, "--side", name, ours=name == "ours")
+            )
             for name in SIDES
         }
         timings = take_turns(sides, rounds)

@@ -170,18 +170,19 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def kind(device: str = "cpu") -> str:
-    """What the results of like machines are filed under: the largest instructions that PyTorch
-    uses here, such as ``avx2``; a GPU's name, such as ``nvidia-h100-80gb-hbm3``."""
+    """What the results of like machines are filed under: the largest instructions that PyTorch uses
+    here, and whether our products are in bfloat16, such as ``avx2`` or ``avx512-bf16``; a GPU's
+    name, such as ``nvidia-h100-80gb-hbm3``."""
     import torch
+
+    from gpt2.device import DeviceParams, choose_runtime
 
     if device == "cuda":
         return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower())
-    if platform.machine() in ("arm64", "aarch64"):
-        return "neon"
-    used, has = torch.backends.cpu.get_cpu_capability().lower(), torch.cpu.get_capabilities()
-    if used == "avx512" and has.get("amx_bf16"):
-        return "amx-bf16"
-    return "avx512-bf16" if used == "avx512" and has.get("avx512_bf16") else used
+    arm = platform.machine() in ("arm64", "aarch64")
+    used = "neon" if arm else torch.backends.cpu.get_cpu_capability().lower()
+    bfloat16 = choose_runtime(DeviceParams(device="cpu")).dtype == torch.bfloat16
+    return f"{used}-bf16" if bfloat16 else used
 
 
 def imitated_by() -> dict[str, str]:

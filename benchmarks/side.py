@@ -4,6 +4,7 @@ The benchmark starts `Side`s and calls them in turns; each runs `serve`, and sle
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,15 +12,22 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Sample
+from gpt2 import spins
+
+SPIN_COUNT = "GOMP_SPINCOUNT"
 
 
 class Side:
     """``python -m module arguments``, which calls `serve`; each call of this lets it work once."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, ours: bool = False) -> None:
+        """The threads of a side that is ``ours`` wait as those of our stages do."""
+        variables = {name: value for name, value in os.environ.items() if name != SPIN_COUNT}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
+            env={**variables, **({SPIN_COUNT: str(spins())} if ours else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -5,3 +5,5 @@ from pathlib import Path
 
 # A stage must run the code beside it, also in the temporary copy of `dvc exp run --temp`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import gpt2  # noqa: F401  decides how threads wait, before torch is loaded

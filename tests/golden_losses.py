@@ -1,0 +1,106 @@
+"""The losses of the first steps of the starter's training, as this kind of processor computes them.
+
+``python -m tests.golden_losses muon`` prints them; with ``--keep`` all of them become the golden
+values of this kind, ``tests/golden/<kind>.json``. Environment variables choose a smaller kind (see
+`tests.processors`), ``--dtype`` another number format. The text is NumPy's documentation alone.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from gpt2.device import Runtime, choose_runtime
+from gpt2.instructions import InstructionBatches, collate, encode
+from gpt2.model import GPT2, GPT2Config
+from gpt2.optim import lr_factor, make_optimizers, set_lr
+from gpt2.params import load_yaml
+from gpt2.shards import Tokens, TrainingWindows
+from gpt2.sources.package_docs import documented_objects
+from gpt2.sources.package_instructions import PackageDocsInstructions, make_records
+from gpt2.tokenizer import train_bpe
+from gpt2.trainer import TrainParams, loss_sum, train_step
+from scripts.deps import ROOT
+from stages.finetune import FinetuneParams
+from stages.pretrain import PretrainParams
+
+GOLDEN = Path(__file__).parent / "golden"
+OPTIMIZERS = {"adamw": {"optimizer": "adamw", "lr": 0.002}, "muon": {}}
+"""What differs from the starter's parameters, which name Muon and learning rates that suit it."""
+STEPS = 20
+
+
+def kind(runtime: Runtime) -> str:
+    """Such as ``avx2-float32``: the instructions that torch uses, and the number format."""
+    used = torch.backends.cpu.get_cpu_capability().lower()
+    return f"{used}-{str(runtime.dtype).removeprefix('torch.')}"
+
+
+def losses(optimizer: str, dtype: str) -> dict[str, Any]:
+    """Of `STEPS` steps of both stages, from the same random weights."""
+    starter = load_yaml(ROOT / "params.yaml")
+    changed = {**OPTIMIZERS[optimizer], "device": "cpu", "dtype": dtype}
+    pretrain = PretrainParams(**{**starter["pretrain"], **changed})
+    finetune = FinetuneParams(**{**starter["finetune"], **changed})
+    objects = documented_objects(["numpy"], "corpus.packages")
+    texts = [item.text for item in objects]
+    tokenizer = train_bpe(texts, starter["tokenizer"]["vocab_size"])
+    config = GPT2Config(vocab_size=tokenizer.n_vocab, **pretrain.model.model_dump())
+
+    ids = tokenizer.encode_documents(texts).astype(np.uint16)
+    tokens = Tokens([ids], len(texts), sum(map(len, texts)), tokenizer.n_vocab)
+    windows = TrainingWindows(tokens, config.context_length, pretrain.batch_size, pretrain.seed)
+    records = make_records(objects, PackageDocsInstructions(**starter["instructions"]))
+    found = [encode(record, tokenizer, config.context_length, "truncate")[0] for record in records]
+    examples = [example for example in found if example]
+    answers = InstructionBatches(
+        examples,
+        finetune.batch_size,
+        None,
+        finetune.seed,
+        partial(collate, loss_on=finetune.loss_on),
+    )
+    runtime = choose_runtime(pretrain)
+    return {
+        "kind": kind(runtime),
+        "pretrain": train(config, pretrain, runtime, lambda step: [windows(step)]),
+        "finetune": train(config, finetune, runtime, answers),
+    }
+
+
+def train(config: GPT2Config, params: TrainParams, runtime: Runtime, batches: Any) -> list[float]:
+    torch.manual_seed(params.seed)
+    model = GPT2(config).train()
+    optimizers = make_optimizers(model, params, runtime.dtype)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    found = []
+    for step in range(STEPS):
+        set_lr(optimizers, lr_factor(step, 1300, params.warmup_steps, params.min_lr_fraction))
+        loss, _ = train_step(
+            loss_sum, model, batches(step), optimizers, scaler, runtime, params, step
+        )
+        found.append(round(loss, 6))
+    return found
+
+
+@click.command()
+@click.argument("optimizer", type=click.Choice([*OPTIMIZERS]), required=False)
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--keep", is_flag=True, help="Write the golden values of this kind anew.")
+def main(optimizer: str | None, dtype: str, keep: bool) -> None:
+    """Losses of the first steps of the starter's two kinds of training."""
+    found = {name: losses(name, dtype) for name in ([optimizer] if optimizer else OPTIMIZERS)}
+    if not keep:
+        print(json.dumps(found))
+        return
+    [name] = {of_one.pop("kind") for of_one in found.values()}
+    GOLDEN.mkdir(exist_ok=True)
+    (GOLDEN / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
