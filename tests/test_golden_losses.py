@@ -2,7 +2,8 @@
 
 So a change of numerics is seen, also one that no other test minds. Whoever means one writes the
 values anew: ``python -m tests.golden_losses --keep``. Golden values carry the kind of processor:
-kinds differ in the order of sums, and processors of one kind by their maker's libraries.
+kinds differ in the order of sums, and processors of one kind by their maker's libraries. The kind
+that this machine computes as by itself is tested always, smaller ones with ``-m slow``.
 """
 
 import json
@@ -13,8 +14,9 @@ import sys
 import pytest
 import torch
 
+from gpt2.device import DeviceParams, choose_runtime
 from scripts.deps import ROOT
-from tests.golden_losses import GOLDEN, OPTIMIZERS, STEPS
+from tests.golden_losses import GOLDEN, OPTIMIZERS, STEPS, kind
 from tests.processors import AVX2
 
 CAPABILITIES = torch.cpu.get_capabilities()
@@ -23,8 +25,10 @@ HAS = {
     "avx512-float32": CAPABILITIES.get("avx512_f"),
     "avx512-bfloat16": CAPABILITIES.get("avx512_bf16"),
 }
-TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
-"""Relative, for each loss."""
+HERE = kind(choose_runtime(DeviceParams(device="cpu")))
+TOLERANCE = {"float32": 5e-5, "bfloat16": 5e-3}
+"""Relative, for each loss. On one processor AVX2 and AVX-512 differed by at most 7e-7 in float32,
+bfloat16 from float32 by at most 3e-3."""
 
 
 def test_all_golden_values_are_there() -> None:
@@ -40,12 +44,14 @@ def test_all_golden_values_are_there() -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", HAS)
-def test_losses_are_the_golden_ones(kind: str, optimizer: str) -> None:
-    if not HAS[kind]:
+@pytest.mark.parametrize(
+    "name", [name if name == HERE else pytest.param(name, marks=pytest.mark.slow) for name in HAS]
+)
+def test_losses_are_the_golden_ones(name: str, optimizer: str) -> None:
+    if not HAS[name]:
         pytest.skip("this processor is of a smaller kind")
-    dtype = kind.partition("-")[2]
-    environment = {**os.environ, **(AVX2 if kind.startswith("avx2") else {})}
+    dtype = name.partition("-")[2]
+    environment = {**os.environ, **(AVX2 if name.startswith("avx2") else {})}
     done = subprocess.run(
         [sys.executable, "-m", "tests.golden_losses", optimizer, "--dtype", dtype],
         cwd=ROOT,
@@ -55,7 +61,7 @@ def test_losses_are_the_golden_ones(kind: str, optimizer: str) -> None:
         check=True,
     )
     found = json.loads(done.stdout)[optimizer]
-    assert found.pop("kind") == kind
-    golden = json.loads((GOLDEN / f"{kind}.json").read_text())[optimizer]
+    assert found.pop("kind") == name
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())[optimizer]
     for stage, losses in golden.items():
         assert found[stage] == pytest.approx(losses, rel=TOLERANCE[dtype]), stage
