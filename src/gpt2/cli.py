@@ -369,8 +369,9 @@ def validate(files: Sequence[Path], estimates: bool) -> None:
 
     All that is wrong in a file is told at once, before anything runs. The estimates, for each stage
     parameters of the model, tokens, peak memory and time, are rough, and say what they rest on:
-    this machine is measured for a second or two.
+    this machine is measured for a second or two. Times are for a machine that does nothing else.
     """
+    from gpt2 import doctor
     from stages import schemas
     from stages.plan import Plan
 
@@ -383,6 +384,7 @@ def validate(files: Sequence[Path], estimates: bool) -> None:
             continue
         click.echo(f"{path}: valid, profile {sections.profile}")
         if estimates:
+            click.echo(f"processor: {doctor.processor().finding}")
             click.echo(_estimates(list(Plan(path, sections).estimates())))
     if problems:
         raise UserError("\n".join(problems))
@@ -447,7 +449,8 @@ def _estimates(rows: "Sequence[Estimate]") -> str:
     ]
     total = sum(row.seconds or 0 for row in rows)
     left_out = [row.stage for row in rows if row.seconds is None]
-    return f"{_table([heading, *cells])}\nabout {duration(total)}, without {', '.join(left_out)}\n"
+    without = f", without {', '.join(left_out)}" if left_out else ""
+    return f"{_table([heading, *cells])}\nwhole run: about {duration(total)}{without}\n"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,13 +1,16 @@
 """Where and in which number format the model computes."""
 
 import ctypes
+import logging
 import os
 import re
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +18,11 @@ import torch
 
 from gpt2.errors import UserError
 from gpt2.params import Params
+
+log = logging.getLogger(__name__)
+
+EMULATED = 3.0
+"""A product that takes so many times as long as in float32 is not computed natively."""
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -63,7 +71,55 @@ def choose_runtime(params: DeviceParams) -> Runtime:
         _keep_large_blocks()
         _forget_kernels()
     dtype = getattr(torch, params.dtype) if params.dtype != "auto" else _native_dtype(name)
-    return Runtime(torch.device(name), dtype)
+    runtime = Runtime(torch.device(name), dtype)
+    if is_emulated(runtime):
+        _warn_of_emulation(dtype)
+    return runtime
+
+
+def is_emulated(runtime: Runtime) -> bool:
+    """Whether a processor lacks the format and computes it the slow way, as measured once."""
+    return (
+        runtime.device.type == "cpu"
+        and runtime.dtype not in (torch.float32, _native_dtype("cpu"))
+        and slowdown(runtime.dtype) > EMULATED
+    )
+
+
+def native_formats() -> list[str]:
+    """The formats of products that the processor computes itself, by their names in `dtype`."""
+    formats = (torch.float32, torch.bfloat16, torch.float16)
+    native = [dtype for dtype in formats if not is_emulated(Runtime(torch.device("cpu"), dtype))]
+    return [_name(dtype) for dtype in native]
+
+
+@cache
+def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 5) -> float:
+    """How many times as long as in float32 a small product takes on the processor."""
+
+    def seconds(matrix: torch.Tensor) -> float:
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        return time.perf_counter() - started
+
+    plain = torch.ones(size, size)
+    pairs = [(seconds(plain), seconds(plain.to(dtype))) for _ in range(rounds)]
+    return min(slow for _, slow in pairs) / min(fast for fast, _ in pairs)
+
+
+@cache
+def _warn_of_emulation(dtype: torch.dtype) -> None:
+    # Once: a stage asks for its runtime several times.
+    log.warning(
+        "dtype: %s is emulated on this processor: a matrix product takes %.0f times as long as in "
+        "float32. Set dtype: auto",
+        _name(dtype),
+        slowdown(dtype),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _native_dtype(device: str) -> torch.dtype:

@@ -1,0 +1,48 @@
+"""What is measured; test_estimate.py has the counted arithmetic against PyTorch's own counter."""
+
+import time
+
+import pytest
+import torch
+
+from gpt2 import flops
+from gpt2.device import Runtime
+from gpt2.flops import Speed, measured_rate, measured_speed, muon_flops, steps_seconds
+from gpt2.model import GPT2Config
+
+FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
+WIDE = GPT2Config(context_length=64, n_layer=2, n_head=2, n_embd=768, vocab_size=320)
+
+
+def test_measuring_is_short_and_draws_no_random_number_of_training() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    started = time.perf_counter()
+    speed = measured_speed(FLOAT32, 256)
+    assert time.perf_counter() - started < 2  # 0.2 s where nothing else is busy
+    assert torch.equal(torch.get_rng_state(), before)
+    assert 1e7 < speed.products < 1e15
+    assert 1e-7 < speed.call < 1e-1
+
+
+def test_a_slow_product_takes_fewer_rows_and_no_longer() -> None:
+    huge = 2**14  # a product of all rows would take seconds, one of 16 rows is quick
+    rate = measured_rate(FLOAT32, 64, rows=huge, seconds=1e-4)
+    assert rate > 0
+
+
+def test_a_step_takes_its_products_its_update_and_what_no_arithmetic_explains() -> None:
+    speed = Speed(products=1e9, call=1e-5)
+
+    def seconds(flops: float = 1e9, steps: int = 1, passes: int = 1, **kind: bool) -> float:
+        kinds = {"muon": False, "ragged": False, **kind}
+        return steps_seconds(flops, WIDE, torch.float32, speed, steps=steps, passes=passes, **kinds)
+
+    calls = (flops.CALLS + 2 * flops.CALLS_OF_LAYER) * 1e-5
+    products = 1 / flops.EFFICIENCY[torch.float32][512]  # the widest that was measured
+    assert seconds() == pytest.approx(products + calls)
+    assert seconds(3e9, steps=3, passes=3) == pytest.approx(3 * seconds())
+    assert seconds(passes=2) - seconds() == pytest.approx(2 * flops.CALLS_OF_LAYER * 1e-5)
+    assert seconds(ragged=True) == pytest.approx(products / flops.RAGGED + calls)
+    update = muon_flops(WIDE) / 1e9 / flops.MUON_EFFICIENCY
+    assert seconds(muon=True) - seconds() == pytest.approx(update + 8 * flops.CALLS_OF_MUON * 1e-5)
