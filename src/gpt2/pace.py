@@ -3,12 +3,13 @@
 import logging
 import statistics
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.device import Runtime, is_emulated
-from gpt2.flops import measured_speed, recomputed_flops, steps_seconds, token_flops
+from gpt2.flops import Speed, measured_speed, recomputed_flops, steps_seconds, token_flops
 from gpt2.model import GPT2Config
 from gpt2.processor import BUSY, busy_elsewhere, core_seconds, cores
 
@@ -30,17 +31,16 @@ class Pace:
     ) -> None:
         self._config, self._runtime = config, runtime
         self._muon, self._recomputing = muon, recomputing
-        self._speed = measured_speed(runtime, config.n_embd)
         self._warming_up, self._judged = WARM_UP, False
         self._took: list[float] = []
         self._ratios: list[float] = []
         self._tokens = 0
         self._began = core_seconds()
 
-    @property
-    def product_rate(self) -> float:
-        """FLOP/s of a block's largest products, measured at the start."""
-        return self._speed.products
+    @cached_property
+    def speed(self) -> Speed:
+        """Of this machine, measured once the first step is done: the stage starts no later."""
+        return measured_speed(self._runtime, self._config.n_embd)
 
     def step(self, batches: Sequence[Batch], seconds: float) -> float:
         """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP."""
@@ -63,7 +63,7 @@ class Pace:
             self._began, self._tokens = core_seconds(), 0
             return
         expected = steps_seconds(
-            *(flops, self._config, self._runtime.dtype, self._speed),
+            *(flops, self._config, self._runtime.dtype, self.speed),
             steps=1,
             passes=passes,
             muon=self._muon,

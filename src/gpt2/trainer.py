@@ -198,7 +198,6 @@ def fit(
         muon=params.optimizer == "muon",
         recomputing=params.activation_checkpointing,
     )
-    history.product_rate = pace.product_rate
     progress = Progress(run_directory.stage, steps, "step", start=first)
     tracker.begin(run_directory.path)
     # What a killed process had not sent yet; the tracker leaves out what it had.
@@ -250,6 +249,7 @@ def fit(
             elapsed = time.perf_counter() - started
             tokens = sum(batch.inputs.numel() for batch in batches)
             flops = pace.step(batches, elapsed)
+            history.product_rate = pace.speed.products
             history.tokens += tokens
             history.flops += flops
             history.seconds += elapsed

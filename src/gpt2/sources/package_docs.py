@@ -129,7 +129,7 @@ def source_bytes(packages: Iterable[str]) -> int:
     try:
         found = [distribution(package) for package in sorted(set(packages))]
     except PackageNotFoundError as error:
-        raise UserError(f"package '{error}' is not installed") from None
+        raise UserError(f"package '{error.name}' is not installed") from None
     return sum(file.size or 0 for package in found for _, file in _modules(package))
 
 
