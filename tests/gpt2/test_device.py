@@ -9,13 +9,7 @@ import torch
 from gpt2.device import DeviceParams, Runtime, choose_runtime, native_formats, peak_memory_mib
 from gpt2.errors import UserError
 from scripts.deps import ROOT
-
-SMALLER = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
-"""Makes a larger processor compute as one that has no more than AVX2."""
+from tests.processors import AVX2
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -71,7 +65,7 @@ def test_a_format_that_is_emulated_is_warned_of_once_with_what_it_costs(name):
     process = subprocess.run(
         [sys.executable, "-c", CHOSEN, name, name],
         cwd=ROOT / "src",
-        env={**os.environ, **SMALLER},
+        env={**os.environ, **AVX2},
         capture_output=True,
         text=True,
         check=True,

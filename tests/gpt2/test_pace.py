@@ -17,8 +17,8 @@ from gpt2.pace import SLOW, likely_cause
 from gpt2.processor import cores
 from gpt2.tracking import NullTracker
 from gpt2.trainer import fit
-from tests.gpt2.test_device import SMALLER
 from tests.gpt2.test_trainer import CONFIG, batch, params
+from tests.processors import AVX2
 
 CPU = torch.device("cpu")
 FLOAT32 = Runtime(CPU, torch.float32)
@@ -96,7 +96,7 @@ print(likely_cause(Runtime(torch.device("cpu"), torch.float16), 0.0))
 def test_an_emulated_format_is_the_likely_cause_before_all_others() -> None:
     process = subprocess.run(
         [sys.executable, "-c", EMULATED],
-        env={**os.environ, **SMALLER, "PYTHONPATH": "src"},
+        env={**os.environ, **AVX2, "PYTHONPATH": "src"},
         capture_output=True,
         text=True,
         check=True,
