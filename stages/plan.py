@@ -291,9 +291,8 @@ class Plan:
         seconds = None
         if self.timed:
             speed = measured_speed(runtime, config.n_embd)
-            seconds = self._starting + estimate.training_seconds(
-                config, params, batches, runtime, speed
-            )
+            training = estimate.training_seconds(config, params, batches, speed)
+            seconds = self._starting + training
             basis += f"; {speed.products / 1e9:,.0f} GFLOP/s measured on {runtime.device.type}"
         return Estimate(
             stage,

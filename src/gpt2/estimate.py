@@ -4,6 +4,7 @@ All of it is "about": memory came within a tenth where it was measured; time is 
 that does nothing else.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,16 +58,19 @@ def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) ->
 
 
 def training_seconds(
-    config: GPT2Config, params: TrainParams, batches: Batches, runtime: Runtime, speed: Speed
+    config: GPT2Config, params: TrainParams, batches: Batches, speed: Speed
 ) -> float:
     """How long a stage trains and evaluates on a machine of this speed."""
-    passes = -(-params.batch_size // (params.micro_batch_size or params.batch_size))
+    passes = math.ceil(params.batch_size / (params.micro_batch_size or params.batch_size))
+    tokens = batches.tokens + batches.evaluated * FORWARD
     return steps_seconds(
-        *(training_flops(config, params, batches), config, runtime.dtype, speed),
+        *(config, speed),
+        flops=training_flops(config, params, batches),
+        tokens=tokens,
+        counted=tokens * batches.counted,
         steps=batches.steps,
         passes=passes * batches.steps,
         muon=params.optimizer == "muon",
-        ragged=_mean_length(params, batches) < batches.length,
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,23 +16,19 @@ from torch.nn import functional as F
 from gpt2.device import Runtime
 from gpt2.model import GPT2Config
 
-EFFICIENCY = {
-    torch.bfloat16: {128: 0.65, 256: 0.75, 512: 0.8, 768: 0.82},
-    torch.float32: {128: 0.7, 256: 0.8, 512: 0.86},
-}
-"""What a training step without Muon's update reaches of the measured rate, by format and width.
-Small products and all that is not a product weigh more in a narrow model, and more where products
-are fast. One thread of an Intel Xeon with 128, 256, 512 and 768 channels: 0.71, 0.83, 0.86, 0.79 in
-bfloat16 (the last with 50,257 entries); 0.71, 0.80, 0.86 in float32, held to AVX2. Two of an AMD
-EPYC in bfloat16: 0.63 to 0.70 with 256, 0.81 with 768."""
-RAGGED = 0.9
-"""Of that, where texts of unequal length stand end to end: in both formats."""
+SUMS_OF_CHANNEL, SUMS_OF_ENTRY = 125, 10
+"""What a token takes beside its arithmetic at the product rate (norms, GELU, softmax, copies, what
+small products lose), in `Speed.sum`: for each channel of each layer, and for each entry of the
+vocabulary if its successor is learned. One thread of an Intel Xeon, 4 layers of 256 channels, 4,096
+entries: 72 to 85 microseconds in bfloat16, in float32, and in float32 held to AVX2; this gives 73.
+Steps of two threads of an AMD EPYC in bfloat16, from 256 channels to 124M, come within 7 %."""
 MUON_EFFICIENCY = 0.9
-"""What Muon's update reaches, whose products are square: 0.89 to 0.92 from 256 to 512 channels."""
-CALLS, CALLS_OF_LAYER, CALLS_OF_MUON = 30, 20, 3
+"""What Muon's update reaches of the product rate; its products are square: 0.85 to 0.96 from 256 to
+512 channels."""
+CALLS, CALLS_OF_LAYER, CALLS_OF_MUON = 20, 18, 3
 """What a step takes whatever its size, in small operations: once, for each layer of each
-micro-batch, and for each matrix that Muon updates. With 16 channels 24 to 34, 16 to 25 and 1 to 4
-were measured."""
+micro-batch, and for each matrix that Muon updates. With 16 channels 1 to 4 were measured for the
+last, 16 to 25 for a layer."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,8 @@ class Speed:
 
     products: float
     """FLOP/s of a block's largest product and its two gradients."""
+    sum: float
+    """Seconds of adding a number of a large array to one of another."""
     call: float
     """Seconds of one small operation and its gradient: next to no arithmetic."""
 
@@ -67,36 +64,34 @@ def muon_flops(config: GPT2Config) -> float:
 
 
 def steps_seconds(
-    flops: float,
     config: GPT2Config,
-    dtype: torch.dtype,
     speed: Speed,
     *,
+    flops: float,
+    tokens: float,
+    counted: float,
     steps: int,
     passes: int,
     muon: bool,
-    ragged: bool,
 ) -> float:
-    """Seconds of ``steps`` optimizer steps that take ``flops`` in all, Muon's update not counted.
+    """Seconds of ``steps`` optimizer steps on ``tokens`` in all.
 
-    ``passes``: micro-batches, once forward and back, in all of them; ``ragged``: each holds texts
-    of unequal length.
+    ``flops``: their arithmetic, Muon's update left out; ``counted``: of the tokens, those whose
+    successor is learned; ``passes``: micro-batches, once forward and back, in all steps.
     """
-    L = config.n_layer
-    shares = EFFICIENCY.get(dtype, EFFICIENCY[torch.bfloat16])
-    share = float(np.interp(config.n_embd, [*shares], [*shares.values()]))
-    seconds = flops / (speed.products * share * (RAGGED if ragged else 1))
+    C, L, V = config.n_embd, config.n_layer, config.vocab_size
+    sums = tokens * SUMS_OF_CHANNEL * L * C + counted * SUMS_OF_ENTRY * V
     calls = CALLS * steps + CALLS_OF_LAYER * L * passes
     if muon:
-        seconds += steps * muon_flops(config) / (speed.products * MUON_EFFICIENCY)
+        flops += steps * muon_flops(config) / MUON_EFFICIENCY
         calls += CALLS_OF_MUON * 4 * L * steps
-    return seconds + calls * speed.call
+    return flops / speed.products + sums * speed.sum + calls * speed.call
 
 
 def measured_speed(runtime: Runtime, width: int) -> Speed:
     """Of this machine, now: at most 0.3 s where products are not emulated. No random number is
     drawn from the generators that training uses."""
-    return Speed(measured_rate(runtime, width), _measured_call(runtime))
+    return Speed(measured_rate(runtime, width), _measured_sum(runtime), _measured_call(runtime))
 
 
 def measured_rate(
@@ -140,6 +135,12 @@ def timed(action: Callable[[], object], runtime: Runtime) -> float:
     if runtime.device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter() - started
+
+
+def _measured_sum(runtime: Runtime, size: int = 2**21, often: int = 8) -> float:
+    left, right, out = (torch.ones(size, device=runtime.device) for _ in range(3))
+    best = min(timed(partial(torch.add, left, right, out=out), runtime) for _ in range(often))
+    return best / size
 
 
 def _measured_call(runtime: Runtime, often: int = 20) -> float:

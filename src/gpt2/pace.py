@@ -44,31 +44,32 @@ class Pace:
 
     def step(self, batches: Sequence[Batch], seconds: float) -> float:
         """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP."""
-        done = extra = 0.0
+        done = again = 0.0
+        tokens = learned = 0
         for inputs, targets, lengths in batches:
-            tokens = inputs.numel()
-            length = tokens / (len(inputs) if lengths is None else len(lengths))
-            counted = int((targets != IGNORE_INDEX).sum()) / tokens
-            done += tokens * token_flops(self._config, length, counted)
-            extra += tokens * recomputed_flops(self._config, length) if self._recomputing else 0
-            self._tokens += tokens
-        if not self._judged:
-            ragged = any(batch.lengths is not None for batch in batches)
-            self._watch(done + extra, len(batches), ragged, seconds)
-        return done
-
-    def _watch(self, flops: float, passes: int, ragged: bool, seconds: float) -> None:
+            n, counted = inputs.numel(), int((targets != IGNORE_INDEX).sum())
+            length = n / (len(inputs) if lengths is None else len(lengths))
+            done += n * token_flops(self._config, length, counted / n)
+            again += n * recomputed_flops(self._config, length) if self._recomputing else 0
+            tokens, learned = tokens + n, learned + counted
         if self._warming_up:
             self._warming_up -= 1
-            self._began, self._tokens = core_seconds(), 0
-            return
-        expected = steps_seconds(
-            *(flops, self._config, self._runtime.dtype, self.speed),
-            steps=1,
-            passes=passes,
-            muon=self._muon,
-            ragged=ragged,
-        )
+            self._began = core_seconds()
+        elif not self._judged:
+            expected = steps_seconds(
+                *(self._config, self.speed),
+                flops=done + again,
+                tokens=tokens,
+                counted=learned,
+                steps=1,
+                passes=len(batches),
+                muon=self._muon,
+            )
+            self._tokens += tokens
+            self._watch(seconds, expected)
+        return done
+
+    def _watch(self, seconds: float, expected: float) -> None:
         self._took.append(seconds)
         self._ratios.append(seconds / expected)
         enough = FEWEST if sum(self._took) > SECONDS else STEPS

@@ -83,15 +83,17 @@ def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
 
 
 def test_a_stage_takes_its_steps_and_what_it_reads_to_evaluate() -> None:
-    speed = Speed(products=1e9, call=1e-4)
-    read = Batches(steps=10, tokens=2560, in_memory=256, length=64, evaluated=2560)
+    speed = Speed(products=1e9, sum=1e-9, call=1e-4)
+    read = Batches(steps=10, tokens=2560, in_memory=256, length=64, counted=0.5, evaluated=2560)
     settings = params(optimizer="muon", micro_batch_size=3)  # 4 sequences: two passes
-    assert estimate.training_seconds(SMALL, settings, read, FLOAT32, speed) == steps_seconds(
-        *(estimate.training_flops(SMALL, settings, read), SMALL, torch.float32, speed),
+    assert estimate.training_seconds(SMALL, settings, read, speed) == steps_seconds(
+        *(SMALL, speed),
+        flops=estimate.training_flops(SMALL, settings, read),
+        tokens=2560 * 4 / 3,
+        counted=1280 * 4 / 3,
         steps=10,
         passes=20,
         muon=True,
-        ragged=False,
     )
 
 

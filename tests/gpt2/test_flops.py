@@ -22,6 +22,7 @@ def test_measuring_is_short_and_draws_no_random_number_of_training() -> None:
     assert time.perf_counter() - started < 2  # 0.2 s where nothing else is busy
     assert torch.equal(torch.get_rng_state(), before)
     assert 1e7 < speed.products < 1e15
+    assert 1e-13 < speed.sum < 1e-6
     assert 1e-7 < speed.call < 1e-1
 
 
@@ -32,17 +33,20 @@ def test_a_slow_product_takes_fewer_rows_and_no_longer() -> None:
 
 
 def test_a_step_takes_its_products_its_update_and_what_no_arithmetic_explains() -> None:
-    speed = Speed(products=1e9, call=1e-5)
+    speed = Speed(products=1e9, sum=1e-9, call=1e-5)
 
-    def seconds(flops: float = 1e9, steps: int = 1, passes: int = 1, **kind: bool) -> float:
-        kinds = {"muon": False, "ragged": False, **kind}
-        return steps_seconds(flops, WIDE, torch.float32, speed, steps=steps, passes=passes, **kinds)
+    def seconds(**changes: float) -> float:
+        work = {"flops": 1e9, "tokens": 1000, "counted": 500, "steps": 1, "passes": 1, **changes}
+        return steps_seconds(WIDE, speed, muon=False, **work)  # type: ignore[arg-type]  # numbers
 
+    beside = 1000 * flops.SUMS_OF_CHANNEL * 2 * 768 + 500 * flops.SUMS_OF_ENTRY * 320
     calls = (flops.CALLS + 2 * flops.CALLS_OF_LAYER) * 1e-5
-    products = 1 / flops.EFFICIENCY[torch.float32][512]  # the widest that was measured
-    assert seconds() == pytest.approx(products + calls)
-    assert seconds(3e9, steps=3, passes=3) == pytest.approx(3 * seconds())
+    assert seconds() == pytest.approx(1 + beside * 1e-9 + calls)
+    thrice = seconds(flops=3e9, tokens=3000, counted=1500, steps=3, passes=3)
+    assert thrice == pytest.approx(3 * seconds())
     assert seconds(passes=2) - seconds() == pytest.approx(2 * flops.CALLS_OF_LAYER * 1e-5)
-    assert seconds(ragged=True) == pytest.approx(products / flops.RAGGED + calls)
-    update = muon_flops(WIDE) / 1e9 / flops.MUON_EFFICIENCY
-    assert seconds(muon=True) - seconds() == pytest.approx(update + 8 * flops.CALLS_OF_MUON * 1e-5)
+    none = {"flops": 0.0, "tokens": 0.0, "counted": 0.0, "passes": 0}
+    update = steps_seconds(WIDE, speed, **none, steps=1, muon=True)  # type: ignore[arg-type]
+    assert update - seconds(**none) == pytest.approx(
+        muon_flops(WIDE) / 1e9 / flops.MUON_EFFICIENCY + 8 * flops.CALLS_OF_MUON * 1e-5
+    )
