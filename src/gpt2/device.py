@@ -94,8 +94,8 @@ def native_formats() -> list[str]:
 
 
 @cache
-def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 5) -> float:
-    """How many times as long as in float32 a small product takes on the processor."""
+def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 4) -> float:
+    """How many times as long as in float32 a small product takes on one core."""
 
     def seconds(matrix: torch.Tensor) -> float:
         started = time.perf_counter()
@@ -103,8 +103,12 @@ def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 5) -> float:
         return time.perf_counter() - started
 
     plain = torch.ones(size, size)
-    seconds(plain)  # starts the threads
-    pairs = [(seconds(plain), seconds(plain.to(dtype))) for _ in range(rounds)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other where others are busy, too
+    try:
+        pairs = [(seconds(plain), seconds(plain.to(dtype))) for _ in range(rounds)]
+    finally:
+        torch.set_num_threads(threads)
     return min(slow for _, slow in pairs) / min(fast for fast, _ in pairs)
 
 

@@ -84,11 +84,11 @@ class Needs:
 
 def examine(root: Path, needs: Needs | None) -> list[Check]:
     """All checks, side by side; without ``needs`` only those that no profile decides."""
-    cores = processor()  # before the other checks keep it busy
+    machine = processor()  # before the other checks keep it busy
     checks: list[Callable[[], Check]] = [
         python_version,
         partial(pinned_packages, root / "requirements.txt"),
-        lambda: cores,
+        lambda: machine,
         partial(graphics, needs.devices if needs else ()),
         partial(compiler, needed=bool(needs and needs.compiled)),
         partial(git, root),
