@@ -38,15 +38,16 @@ KINDS = ("describe", "library", "name", "object")
 RECORD_TOKENS, LONGEST_RECORD = 127, 300
 """A record with its prompt, padding included: the starter's mean, and a guess."""
 PARSING_RATE = 7.1e6
-"""`parsing_rate` of the machine that these seconds are of; others scale them by theirs."""
+"""`parsing_rate` of an Intel Xeon, which these seconds are of; others scale them by theirs."""
 SOURCE_BYTES_PER_SECOND = 3.8e6
 """Reading the documentation in installed packages: 102 MB, 28 s of a core."""
 CHARACTERS_PER_SECOND = 4.5e6
-"""Tokenizing and training a vocabulary: 26 million characters, 10.6 s of two cores."""
+"""Tokenizing and training a vocabulary: 26 million characters, 10.6 s of processor time on two cores."""
 LIGHT_SECONDS, STARTING_SECONDS = 2, 10
 """What a stage takes beside: imports, checks, writing; the second, one that computes with torch."""
 JUDGEMENT_SECONDS = 0.65
-"""SmolLM2-135M in this process, on two cores: 90 answers took 67 s with all around them."""
+"""SmolLM2-135M in this process, on two cores of an AMD EPYC: 90 answers took 67 s with all around
+them."""
 CHARACTERS_OF_SOURCE, CHARACTERS_OF_DOCUMENT = 0.257, 714
 """Documentation in a byte of source, and in a document: the starter's packages."""
 OTHER_BYTES = 2**30
