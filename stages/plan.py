@@ -42,7 +42,8 @@ PARSING_RATE = 7.1e6
 SOURCE_BYTES_PER_SECOND = 3.8e6
 """Reading the documentation in installed packages: 102 MB, 28 s of a core."""
 CHARACTERS_PER_SECOND = 4.5e6
-"""Tokenizing and training a vocabulary: 26 million characters, 10.6 s of processor time on two cores."""
+"""Tokenizing and training a vocabulary: 26 million characters, 10.6 s of processor time on two
+cores."""
 LIGHT_SECONDS, STARTING_SECONDS = 2, 10
 """What a stage takes beside: imports, checks, writing; the second, one that computes with torch."""
 JUDGEMENT_SECONDS = 0.65
