@@ -22,7 +22,8 @@ from transformers.utils import logging
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record, take_turns
 from gpt2.device import DeviceParams, Runtime, choose_runtime
-from gpt2.estimate import measured_rate, parameters
+from gpt2.estimate import parameters
+from gpt2.flops import measured_rate
 from gpt2.generation import SamplingParams, generate, stream
 from gpt2.model import GPT2, GPT2Config
 from gpt2.weights import to_openai

@@ -24,7 +24,7 @@ import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, kind, record, take_turns
 from benchmarks.peers import GPT, training
 from benchmarks.side import Side, Turns, serve
-from gpt2 import estimate, trainer
+from gpt2 import flops, trainer
 from gpt2.batch import Batch
 from gpt2.device import DeviceParams, choose_runtime, peak_memory_mib
 from gpt2.model import GPT2, GPT2Config
@@ -150,7 +150,7 @@ def measure(index: int, device: str, rounds: int, quick: bool) -> Row:
     tokens = shape.steps * shape.B * shape.T
     # Of the same round, so that a slow moment of the machine falls on both.
     shares = [
-        tokens * estimate.token_flops(shape.config, shape.T) / seconds / found["rate"]
+        tokens * flops.token_flops(shape.config, shape.T) / seconds / found["rate"]
         for seconds, found in zip(timings["ours"].clock, results["ours"][1:], strict=True)
     ]
     figures = {
@@ -245,7 +245,7 @@ def ours(shape: Shape, device: str, weights: Weights) -> None:
             "loss": losses[0],
             "peak_mib": peaks[0],
             "dtype": str(runtime.dtype).removeprefix("torch."),
-            "rate": estimate.measured_rate(runtime, max(shape.n_embd, 768)),
+            "rate": flops.measured_rate(runtime, max(shape.n_embd, 768)),
         }
         if device == "cpu":
             with Indispensable() as kernels:

@@ -13,11 +13,13 @@ from gpt2.device import choose_runtime
 from gpt2.doctor import Needs
 from gpt2.errors import UserError
 from gpt2.estimate import Batches
+from gpt2.flops import measured_speed
 from gpt2.instructions import encode, load_records
 from gpt2.judge.params import LlamaCppParams, WheelModel
 from gpt2.model import GPT2Config
 from gpt2.params import load_yaml
-from gpt2.sources import gpt2_tokenizer, hub
+from gpt2.processor import parsing_rate
+from gpt2.sources import gpt2_tokenizer, hub, package_docs
 from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.sources.local_files import FileCorpus, FileInstructions
 from gpt2.sources.package_docs import PackageDocsCorpus
@@ -35,12 +37,20 @@ KINDS = ("describe", "library", "name", "object")
 """Of the instructions that are made from documentation."""
 RECORD_TOKENS, LONGEST_RECORD = 127, 300
 """A record with its prompt, padding included: the starter's mean, and a guess."""
-CHARACTERS_PER_SECOND = 4e6
-"""Tokenizing and training a vocabulary: 26 million characters took 6.4 s on two cores."""
-STARTING_SECONDS = 10
-"""What a stage that computes takes beside: imports, checks, writing the model and the metrics."""
+PARSING_RATE = 7.1e6
+"""`parsing_rate` of an Intel Xeon, which these seconds are of; others scale them by theirs."""
+SOURCE_BYTES_PER_SECOND = 3.8e6
+"""Reading the documentation in installed packages: 102 MB, 28 s of a core."""
+CHARACTERS_PER_SECOND = 4.5e6
+"""Tokenizing and training a vocabulary: 26 million characters, 10.6 s of processor time on two
+cores."""
+LIGHT_SECONDS, STARTING_SECONDS = 2, 10
+"""What a stage takes beside: imports, checks, writing; the second, one that computes with torch."""
 JUDGEMENT_SECONDS = 0.65
-"""SmolLM2-135M in this process, on two cores: 90 answers took 67 s with all around them."""
+"""SmolLM2-135M in this process, on two cores of an AMD EPYC: 90 answers took 67 s with all around
+them."""
+CHARACTERS_OF_SOURCE, CHARACTERS_OF_DOCUMENT = 0.257, 714
+"""Documentation in a byte of source, and in a document: the starter's packages."""
 OTHER_BYTES = 2**30
 """On the disk, beside the models: texts, tokens, the judge, the runs."""
 INSTRUCTIONS, CORPUS, TOKENS = (
@@ -96,7 +106,7 @@ class Plan:
 
     def estimates(self) -> Iterator[Estimate]:
         """The table."""
-        yield Estimate("download", basis="depends on the network")
+        yield self._download()
         yield self._tokenize()
         yield self._pretrain()
         yield self._weights()
@@ -149,16 +159,31 @@ class Plan:
             disk=self._disk(),
         )
 
+    def _download(self) -> Estimate:
+        packages = self._documented
+        if not packages:
+            return Estimate("download", basis="depends on the network")
+        try:
+            size = package_docs.source_bytes(packages)
+        except UserError as error:
+            return Estimate("download", basis=str(error))
+        seconds = LIGHT_SECONDS + size / SOURCE_BYTES_PER_SECOND
+        basis = f"{size / 1e6:,.0f} MB of sources to read; what comes from the network not counted"
+        return Estimate("download", seconds=seconds * self._slower, basis=basis)
+
     def _tokenize(self) -> Estimate:
-        if not self._made("download"):
-            return Estimate("tokenize", basis="the text is counted once it is there")
         tokens = None
+        if self._made("download"):
+            characters = files.read_json(self.root / CORPUS)["characters"]
+            basis = f"{characters:,} characters"
+        elif characters := self._characters_at_most():
+            basis = f"about {characters:,} characters"
+        else:
+            return Estimate("tokenize", basis="the text is counted once it is there")
         if self._made("tokenize"):
             splits = files.read_json(self.root / TOKENS)["splits"]
             tokens = sum(split["tokens"] for split in splits.values())
-        corpus = files.read_json(self.root / CORPUS)
-        seconds = corpus["characters"] / CHARACTERS_PER_SECOND
-        basis = f"{corpus['characters']:,} characters"
+        seconds = (LIGHT_SECONDS + characters / CHARACTERS_PER_SECOND) * self._slower
         return Estimate("tokenize", tokens=tokens, seconds=seconds, basis=basis)
 
     def _pretrain(self) -> Estimate:
@@ -181,7 +206,8 @@ class Plan:
     def _weights(self) -> Estimate:
         params, config = self.sections.gpt2_weights, self._downloaded
         if params.size == "none":
-            return Estimate("download-gpt2-weights", basis="none wanted")
+            seconds = LIGHT_SECONDS * self._slower
+            return Estimate("download-gpt2-weights", seconds=seconds, basis="none wanted")
         if config is None:
             return Estimate("download-gpt2-weights", basis="the model says how large it is")
         n = estimate.parameters(config)
@@ -228,7 +254,7 @@ class Plan:
         if self.timed:
             a_step = estimate.measured_token_seconds(config, rows, runtime)
             steps = math.ceil(answers / rows) * params.max_new_tokens
-            seconds = STARTING_SECONDS + steps * a_step
+            seconds = self._starting + steps * a_step
             basis += f", {a_step * 1000:,.0f} ms a step"
         return Estimate(
             "generate-responses",
@@ -244,8 +270,9 @@ class Plan:
         answers = 2 * (params.n_items + params.n_controls)
         basis = f"{answers} answers"
         if isinstance(judge, LlamaCppParams) and "SmolLM2-135M" in str(judge.model):
-            basis += f", {JUDGEMENT_SECONDS} s each with this judge"
-            seconds = STARTING_SECONDS + answers * JUDGEMENT_SECONDS
+            a_judgement = JUDGEMENT_SECONDS * self._slower
+            basis += f", {a_judgement:.2f} s each with this judge"
+            seconds = LIGHT_SECONDS * self._slower + answers * a_judgement
             return Estimate("llama3-eval", seconds=seconds, basis=basis)
         return Estimate("llama3-eval", basis=f"{basis}; depends on the judge")
 
@@ -265,10 +292,10 @@ class Plan:
             return Estimate(stage, n, batches.tokens, basis=str(error))
         seconds = None
         if self.timed:
-            rate = estimate.measured_rate(runtime, config.n_embd)
-            flops = estimate.training_flops(config, params, batches)
-            seconds = STARTING_SECONDS + estimate.training_seconds(flops, rate, config.n_embd)
-            basis += f"; {rate / 1e9:,.0f} GFLOP/s measured on {runtime.device.type}"
+            speed = measured_speed(runtime, config.n_embd)
+            training = estimate.training_seconds(config, params, batches, speed)
+            seconds = self._starting + training
+            basis += f"; {speed.products / 1e9:,.0f} GFLOP/s measured on {runtime.device.type}"
         return Estimate(
             stage,
             parameters=n,
@@ -295,6 +322,34 @@ class Plan:
         locked = load_yaml(path).get("stages", {}).get(stage, {}) if path.is_file() else {}
         parameters: dict[str, Any] = locked.get("params", {}).get("params.yaml", {})
         return parameters
+
+    @cached_property
+    def _slower(self) -> float:
+        """Than the machine that the constants are of, at what is no arithmetic."""
+        return PARSING_RATE / parsing_rate() if self.timed else 1.0
+
+    @property
+    def _starting(self) -> float:
+        return STARTING_SECONDS * self._slower
+
+    @property
+    def _documented(self) -> list[str]:
+        """Installed packages whose documentation is read."""
+        data = (self.sections.corpus, self.sections.instructions)
+        kinds = PackageDocsCorpus | PackageDocsInstructions
+        return sorted({name for one in data if isinstance(one, kinds) for name in one.packages})
+
+    def _characters_at_most(self) -> int | None:
+        """Of a corpus of documentation, before it is made; None: of another, or not installed."""
+        corpus = self.sections.corpus
+        if not isinstance(corpus, PackageDocsCorpus):
+            return None
+        try:
+            everything = package_docs.source_bytes(corpus.packages) * CHARACTERS_OF_SOURCE
+        except UserError:
+            return None
+        limit = math.inf if corpus.limit is None else corpus.limit * CHARACTERS_OF_DOCUMENT
+        return int(min(everything, limit))
 
     @cached_property
     def _written(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def report(
     """
     import pandas as pd
 
-    rows = pd.DataFrame(curves(history)).drop(columns="tokens_per_second")
+    rows = pd.DataFrame(curves(history)).drop(columns=["tokens_per_second", "mfu"])
     files.write_text(PLOTS / f"{run.stage}.csv", rows.to_csv(index=False))
     run.tracker.figure(curves_figure(history), "curves.png")
     run.metrics(
@@ -40,6 +40,7 @@ def report(
         {
             "train_seconds": round(history.seconds, 1),
             "tokens_per_second": round(history.tokens / history.seconds, 1),
+            "mfu": round(history.mfu, 3),
             "peak_memory_mib": round(history.peak_memory_mib, 1),
         },
     )
@@ -47,24 +48,28 @@ def report(
 
 
 def curves_figure(history: History) -> "Figure":
-    """Loss, learning rate, gradient norm and speed over the steps."""
+    """Loss, learning rate, gradient norm, outliers and speed over the steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 10), layout="constrained")
     panels = {
-        "loss (nats a token)": ((history.curve, "loss"), (history.evaluations, "val_loss")),
-        "learning rate": ((history.curve, "lr"),),
-        "gradient norm, before clipping": ((history.curve, "grad_norm"),),
-        "tokens a second": ((history.curve, "tokens_per_second"),),
+        "loss (nats a token)": {"loss": "training", "val_loss": "validation"},
+        "learning rate": {"lr": ""},
+        "gradient norm, before clipping": {"grad_norm": ""},
+        "standard deviations from the last steps": {"loss_z": "loss", "grad_norm_z": "gradient"},
+        "tokens a second": {"tokens_per_second": ""},
+        "share of the product rate (MFU)": {"mfu": ""},
     }
-    grid = figure.subplots(2, 2, sharex=True)
+    points = [*history.curve, *history.evaluations]
+    grid = figure.subplots(3, 2, sharex=True)
     for axes, (title, lines) in zip(grid.flat, panels.items(), strict=True):
-        for points, key in lines:
-            label = "validation" if key == "val_loss" else "training"
-            axes.plot([p["step"] for p in points], [p[key] for p in points], label=label)
+        for key, label in lines.items():
+            there = [point for point in points if key in point]
+            axes.plot([p["step"] for p in there], [p[key] for p in there], label=label)
         axes.set_title(title, fontsize="medium")
-        axes.set_ylim(bottom=0 if key in ("lr", "tokens_per_second") else None)
+        axes.set_ylim(bottom=0 if {"lr", "tokens_per_second", "mfu"} & lines.keys() else None)
         axes.grid(alpha=0.3)
-    grid[0, 0].legend()
+        if len(lines) > 1:
+            axes.legend()
     figure.supxlabel("optimizer step")
     return figure

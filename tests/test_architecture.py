@@ -19,11 +19,11 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 # From the bottom up. A module imports only from lower levels; the modules of a package are one.
 LEVELS = (
     {"errors"},
-    {"files", "params", "batch", "locks", "progress", "interrupts"},
+    {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"},
     {"tracking", "device", "attention"},
     {"tokenizer", "sources", "model"},
-    {"shards", "instructions", "optim", "loss", "text_metrics"},
-    {"weights", "generation", "checkpoint", "judge"},
+    {"shards", "instructions", "optim", "loss", "text_metrics", "flops"},
+    {"weights", "generation", "checkpoint", "judge", "pace"},
     {"trainer", "export", "report", "text_model"},
     {"estimate", "doctor", "serving"},
     {"cli"},

@@ -371,8 +371,9 @@ def validate(files: Sequence[Path], estimates: bool, brief: bool) -> None:
 
     All that is wrong in a file is told at once, before anything runs. The estimates, for each stage
     parameters of the model, tokens, peak memory and time, are rough, and say what they rest on:
-    this machine is measured for a second or two.
+    this machine is measured for a second or two. Times are for a machine that does nothing else.
     """
+    from gpt2 import doctor
     from stages import schemas
     from stages.plan import Plan
 
@@ -390,7 +391,8 @@ def validate(files: Sequence[Path], estimates: bool, brief: bool) -> None:
         click.echo(f"{path}: valid, profile {sections.profile}")
         if estimates:
             rows = list(Plan(path, sections).estimates())
-            click.echo(f"{_estimates(rows)}\n{_total(rows)}\n")
+            click.echo(f"processor: {doctor.processor().finding}")
+            click.echo(f"{_estimates(rows)}\nwhole run: {_total(rows)}\n")
     if problems:
         raise UserError("\n".join(problems))
 
@@ -460,7 +462,8 @@ def _total(rows: "Sequence[Estimate]") -> str:
 
     total = sum(row.seconds or 0 for row in rows)
     left_out = [row.stage for row in rows if row.seconds is None]
-    return f"about {duration(total)}, without {', '.join(left_out)}"
+    without = f", without {', '.join(left_out)}" if left_out else ""
+    return f"about {duration(total)}{without}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

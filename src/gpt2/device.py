@@ -1,7 +1,7 @@
 """Where and in which number format the model computes."""
 
 import ctypes
-import math
+import logging
 import os
 import re
 import resource
@@ -18,6 +18,11 @@ import torch
 
 from gpt2.errors import UserError
 from gpt2.params import Params
+
+log = logging.getLogger(__name__)
+
+EMULATED = 3.0
+"""A product that takes so many times as long as in float32 is not computed natively."""
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -66,7 +71,60 @@ def choose_runtime(params: DeviceParams) -> Runtime:
         _keep_large_blocks()
         _forget_kernels()
     dtype = getattr(torch, params.dtype) if params.dtype != "auto" else _native_dtype(name)
-    return Runtime(torch.device(name), dtype)
+    runtime = Runtime(torch.device(name), dtype)
+    if is_emulated(runtime):
+        _warn_of_emulation(dtype)
+    return runtime
+
+
+def is_emulated(runtime: Runtime) -> bool:
+    """Whether a processor lacks the format and computes it the slow way, as measured once."""
+    return (
+        runtime.device.type == "cpu"
+        and runtime.dtype not in (torch.float32, _native_dtype("cpu"))
+        and slowdown(runtime.dtype) > EMULATED
+    )
+
+
+def native_formats() -> list[str]:
+    """The formats of products that the processor computes itself, by their names in `dtype`."""
+    formats = (torch.float32, torch.bfloat16, torch.float16)
+    native = [dtype for dtype in formats if not is_emulated(Runtime(torch.device("cpu"), dtype))]
+    return [_name(dtype) for dtype in native]
+
+
+@cache
+def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 4) -> float:
+    """How many times as long as in float32 a small product takes on one core."""
+
+    def seconds(matrix: torch.Tensor) -> float:
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        return time.perf_counter() - started
+
+    plain = torch.ones(size, size)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other where others are busy, too
+    try:
+        pairs = [(seconds(plain), seconds(plain.to(dtype))) for _ in range(rounds)]
+    finally:
+        torch.set_num_threads(threads)
+    return min(slow for _, slow in pairs) / min(fast for fast, _ in pairs)
+
+
+@cache
+def _warn_of_emulation(dtype: torch.dtype) -> None:
+    # Once: a stage asks for its runtime several times.
+    log.warning(
+        "dtype: %s is emulated on this processor: a matrix product takes %.0f times as long as in "
+        "float32. Set dtype: auto",
+        _name(dtype),
+        slowdown(dtype),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _native_dtype(device: str) -> torch.dtype:
@@ -74,7 +132,8 @@ def _native_dtype(device: str) -> torch.dtype:
         # is_bf16_supported() says yes where it is emulated, too; Ampere (8.0) was the first.
         native = torch.cuda.get_device_capability() >= (8, 0)
     elif device == "cpu":
-        native = _has_bfloat16() and _bfloat16_is_faster()
+        # AMD's multiply 2.7 times as fast as in float32, Intel's without AMX half as fast.
+        native = _has_bfloat16() and slowdown(torch.bfloat16) < 1
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
@@ -86,20 +145,6 @@ def _has_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     has = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return bool(has) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-
-@cache
-def _bfloat16_is_faster(rounds: int = 5) -> bool:
-    """Measured, in 20 ms: AMD's processors multiply 2.7 times as fast as in float32, Intel's that
-    have AVX512-BF16 without AMX only half as fast."""
-    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    for _ in range(rounds):  # in turns, so that a slow moment of the machine falls on both
-        for dtype in best:
-            matrix = torch.ones(512, 512, dtype=dtype)
-            started = time.perf_counter()
-            matrix @ matrix
-            best[dtype] = min(best[dtype], time.perf_counter() - started)
-    return best[torch.bfloat16] < best[torch.float32]
 
 
 def _keep_large_blocks() -> None:

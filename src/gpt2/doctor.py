@@ -5,20 +5,31 @@ Every check is quick, changes nothing, and gives its finding instead of raising.
 
 import importlib.metadata
 import os
+import platform
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gpt2.device import DeviceParams, choose_runtime
+from gpt2.device import DeviceParams, choose_runtime, native_formats
 from gpt2.errors import UserError
 from gpt2.judge.judges import open_judge
 from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
+from gpt2.processor import (
+    BUSY,
+    busy_elsewhere,
+    core_seconds,
+    held_to,
+    instruction_sets,
+    load,
+    usable_cores,
+)
 from gpt2.report.formats import memory as in_words
 from gpt2.sources import local_files, urls
 from gpt2.sources.local_files import FileCorpus, FileInstructions
@@ -73,10 +84,11 @@ class Needs:
 
 def examine(root: Path, needs: Needs | None) -> list[Check]:
     """All checks, side by side; without ``needs`` only those that no profile decides."""
+    machine = processor()  # before the other checks keep it busy
     checks: list[Callable[[], Check]] = [
         python_version,
         partial(pinned_packages, root / "requirements.txt"),
-        processor,
+        lambda: machine,
         partial(graphics, needs.devices if needs else ()),
         partial(compiler, needed=bool(needs and needs.compiled)),
         partial(git, root),
@@ -133,14 +145,23 @@ def pinned_packages(requirements: Path) -> Check:
     )
 
 
-def processor() -> Check:
-    """Cores, and the format that `dtype: auto` stands for."""
+def processor(seconds: float = 0.2) -> Check:
+    """What it computes with, and who else does: watched for so long, alone."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    runtime = choose_runtime(DeviceParams(device="cpu"))
-    bfloat16 = "with" if runtime.dtype == torch.bfloat16 else "without"
-    return Check("processor", True, f"{cores} core(s), {bfloat16} native bfloat16")
+    since = core_seconds()
+    time.sleep(seconds)
+    busy, held = busy_elsewhere(since), held_to()
+    facts = [
+        f"{usable_cores()} core(s)",
+        ", ".join(instruction_sets()) or platform.machine(),
+        *([f"held to {held}"] if held else []),
+        f"native {', '.join(native_formats())}",
+        f"{torch.get_num_threads()} thread(s)",
+        f"load {load():.1f}",
+        *([f"others keep {busy:.1f} core(s) busy, which slows down all"] if busy >= BUSY else []),
+    ]
+    return Check("processor", True, "; ".join(facts))
 
 
 def graphics(devices: Sequence[DeviceParams]) -> Check:

@@ -1,26 +1,22 @@
 """What training takes, before anything runs: parameters, arithmetic, memory and time.
 
-Arithmetic is counted as in Chowdhery et al. (2022), appendix B. All of it is "about": memory came
-within a tenth where it was measured; time depends on what else the machine does.
+All of it is "about": memory came within a tenth where it was measured; time is that of a machine
+that does nothing else.
 """
 
-import time
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from gpt2.attention import BLOCK
 from gpt2.device import Runtime
+from gpt2.flops import Speed, recomputed_flops, steps_seconds, timed, token_flops
 from gpt2.generation import SamplingParams, generate
 from gpt2.loss import CHUNK_BYTES
 from gpt2.model import GPT2, GPT2Config
 from gpt2.trainer import TrainParams
 
-EFFICIENCY = {256: 0.65, 768: 0.8}
-"""What a training step reaches of the rate of one large matrix product, by width: the shares in
-docs/performance.md. Small products and all that is not a product weigh more in a narrow model."""
 FORWARD = 1 / 3
 """Of the arithmetic of training: an evaluation has no gradients, which cost twice as much."""
 PROCESS = 600 * 2**20
@@ -54,23 +50,28 @@ def parameters(config: GPT2Config) -> int:
 
 
 def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) -> float:
-    """Floating-point operations of a stage's training, evaluations included."""
-    C, L = config.n_embd, config.n_layer
+    """Floating-point operations of a stage's training, evaluations included; Muon's updates not."""
     mean_length = _mean_length(params, batches)
     a_token = token_flops(config, mean_length, batches.counted)
-    # Forward once more, but for a block's last product: its result is not asked for.
-    again = 2 * 8 * L * C**2 + 4 * L * C * mean_length if params.activation_checkpointing else 0
-    # Newton-Schulz, 5 times 4m²n + 2m³ for a matrix of m times n: 280 C³ for the four of a block.
-    updates = 280 * L * C**3 * batches.steps if params.optimizer == "muon" else 0
-    evaluated = batches.evaluated * a_token * FORWARD
-    return batches.tokens * (a_token + again) + evaluated + updates
+    again = recomputed_flops(config, mean_length) if params.activation_checkpointing else 0
+    return batches.tokens * (a_token + again) + batches.evaluated * a_token * FORWARD
 
 
-def token_flops(config: GPT2Config, length: float, counted: float = 1.0) -> float:
-    """Floating-point operations of training on one token of a text of ``length`` tokens; of
-    ``counted`` of the tokens, the successor is learned."""
-    C, L = config.n_embd, config.n_layer
-    return 6 * 12 * L * C**2 + 12 * L * C * length + 6 * config.vocab_size * C * counted
+def training_seconds(
+    config: GPT2Config, params: TrainParams, batches: Batches, speed: Speed
+) -> float:
+    """How long a stage trains and evaluates on a machine of this speed."""
+    passes = math.ceil(params.batch_size / (params.micro_batch_size or params.batch_size))
+    tokens = batches.tokens + batches.evaluated * FORWARD
+    return steps_seconds(
+        *(config, speed),
+        flops=training_flops(config, params, batches),
+        tokens=tokens,
+        counted=tokens * batches.counted,
+        steps=batches.steps,
+        passes=passes * batches.steps,
+        muon=params.optimizer == "muon",
+    )
 
 
 def training_memory(
@@ -119,22 +120,6 @@ def generation_memory(config: GPT2Config, rows: int, places: int, runtime: Runti
     return 4 * parameters(config) + copies + cache + logits + _process(runtime)
 
 
-def training_seconds(flops: float, rate: float, width: int) -> float:
-    """``flops`` of a model with C = ``width``; ``rate`` is that of a large product, in FLOP/s."""
-    return flops / (rate * float(np.interp(width, [*EFFICIENCY], [*EFFICIENCY.values()])))
-
-
-def measured_rate(runtime: Runtime, width: int, rows: int = 2048, seconds: float = 0.2) -> float:
-    """FLOP/s of a block's largest product on this machine, now: ``rows`` tokens, C = ``width``."""
-    left = torch.randn(rows, width, device=runtime.device, dtype=runtime.dtype)
-    right = torch.randn(width, 4 * width, device=runtime.device, dtype=runtime.dtype)
-    best = _seconds(lambda: left @ right, runtime)
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        best = min(best, _seconds(lambda: left @ right, runtime))
-    return 2 * rows * width * 4 * width / best
-
-
 def measured_token_seconds(config: GPT2Config, rows: int, runtime: Runtime) -> float:
     """Seconds to add one token to each of ``rows`` texts, measured with one layer and three."""
     one, three = (_decoding(config, layers, rows, runtime) for layers in (1, 3))
@@ -152,7 +137,7 @@ def _decoding(config: GPT2Config, layers: int, rows: int, runtime: Runtime) -> f
     def write(tokens: int) -> float:
         sampling = SamplingParams(max_new_tokens=tokens)
         texts = [[0]] * rows
-        return _seconds(lambda: generate(model, texts, sampling, nothing, runtime, rows), runtime)
+        return timed(lambda: generate(model, texts, sampling, nothing, runtime, rows), runtime)
 
     write(1)
     one, six = (min(write(tokens) for _ in range(3)) for tokens in (1, 6))
@@ -162,15 +147,6 @@ def _decoding(config: GPT2Config, layers: int, rows: int, runtime: Runtime) -> f
 def _block(C: int) -> int:
     """Two norms, and the four matrices with their biases."""
     return 12 * C**2 + 13 * C
-
-
-def _seconds(action: Callable[[], object], runtime: Runtime) -> float:
-    """How long ``action`` takes until the device is done with it."""
-    started = time.perf_counter()
-    action()
-    if runtime.device.type != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - started
 
 
 def _mean_length(params: TrainParams, batches: Batches) -> float:

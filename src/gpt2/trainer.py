@@ -27,6 +27,8 @@ from gpt2.interrupts import held_back
 from gpt2.loss import linear_cross_entropy
 from gpt2.model import GPT2
 from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
+from gpt2.outliers import slid, z_score
+from gpt2.pace import Pace
 from gpt2.params import NonNegative, Positive
 from gpt2.progress import Progress
 from gpt2.tracking import Tracker
@@ -69,14 +71,33 @@ class History:
     """What a run has seen so far; saved with its checkpoints, so a resumed run has one curve."""
 
     curve: list[dict[str, float]] = field(default_factory=list)
-    """Each `log_interval`: step, loss, lr, grad_norm, tokens_per_second."""
+    """Each `log_interval`: step, loss, lr, grad_norm, tokens_per_second, mfu (see `mfu`), and once
+    there are enough steps to compare with, loss_z and grad_norm_z."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """Each `eval_interval`: step, val_loss."""
+    losses: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    """Of the last steps, for z-scores."""
     tokens: int = 0
     """Input tokens trained on."""
+    flops: float = 0.0
+    """Arithmetic of the model in training steps."""
     seconds: float = 0.0
     """Time in training steps."""
     peak_memory_mib: float = 0.0
+    product_rate: float = 0.0
+    """FLOP/s of the model's largest products alone, when this process began."""
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP utilisation so far: the share of `product_rate` that training reaches."""
+        return self.flops / self.seconds / self.product_rate
+
+    @property
+    def z_scores(self) -> dict[str, float]:
+        """How unusual the last step was; empty until there are enough to compare with."""
+        scores = {"loss_z": z_score(self.losses), "grad_norm_z": z_score(self.grad_norms)}
+        return {name: score for name, score in scores.items() if score is not None}
 
     @property
     def best(self) -> dict[str, float]:
@@ -172,6 +193,11 @@ def fit(
         # The last step's may be there already: it is made once more.
         history.evaluations = [e for e in history.evaluations if e["step"] < first]
     loss_of = choose_loss(model, params, runtime, steps)
+    pace = Pace(
+        *(model.config, runtime),
+        muon=params.optimizer == "muon",
+        recomputing=params.activation_checkpointing,
+    )
     progress = Progress(run_directory.stage, steps, "step", start=first)
     tracker.begin(run_directory.path)
     # What a killed process had not sent yet; the tracker leaves out what it had.
@@ -222,19 +248,26 @@ def fit(
                 ) from error
             elapsed = time.perf_counter() - started
             tokens = sum(batch.inputs.numel() for batch in batches)
+            flops = pace.step(batches, elapsed)
+            history.product_rate = pace.speed.products
             history.tokens += tokens
+            history.flops += flops
             history.seconds += elapsed
+            history.losses = slid(history.losses, loss)
+            history.grad_norms = slid(history.grad_norms, grad_norm)
             if step % params.log_interval == 0 or step == steps - 1:
                 point = {
                     "step": step,
                     "loss": loss,
                     "lr": params.lr * factor,
                     "grad_norm": grad_norm,
+                    **history.z_scores,
                     "tokens_per_second": tokens / elapsed,
+                    "mfu": flops / elapsed / history.product_rate,
                 }
                 history.curve.append(point)
                 _tell(tracker, point)
-            progress.advance(f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s")
+            progress.advance(_figures(history, loss, grad_norm))
             history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
             done = step + 1
             if interrupt.signal is not None:
@@ -286,6 +319,15 @@ def train_step(
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
     return total, grad_norm
+
+
+def _figures(history: History, loss: float, grad_norm: float) -> str:
+    """The last step and the speed so far, for people."""
+    z = {name: f" (z {score:+.1f})" for name, score in history.z_scores.items()}
+    return (
+        f"loss {loss:.3f}{z.get('loss_z', '')}, grad {grad_norm:.2f}{z.get('grad_norm_z', '')}, "
+        f"{history.tokens / history.seconds:,.0f} tokens/s, MFU {100 * history.mfu:.0f} %"
+    )
 
 
 def _tell(tracker: Tracker, point: Mapping[str, float]) -> None:

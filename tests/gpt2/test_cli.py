@@ -346,13 +346,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_validate_prints_a_row_for_each_stage(checkout):
     result = run("validate")
     assert (result.exit_code, result.stderr) == (0, "")
-    first, heading, *rows = result.stdout.splitlines()
+    first, machine, heading, *rows = result.stdout.splitlines()
     assert first == "params.yaml: valid, profile smoke"
+    assert re.match(r"processor: \d+ core\(s\); .* thread\(s\); load \d", machine)
     assert heading.split() == [*("stage", "parameters", "tokens", "memory", "time", "based", "on")]
     names = [row.split()[0] for row in rows[:7]]
     assert names == [name.replace("_", "-") for name in STAGES[:7]]
     assert "62.3" in rows[2]
-    assert rows[7].startswith("about ")
+    assert re.fullmatch(r"whole run: about [\d.]+ (s|min)\b.*", rows[7])
 
 
 def test_validate_in_brief_says_what_all_stages_take(checkout):

@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 import torch
 
-from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
+from gpt2.device import DeviceParams, Runtime, choose_runtime, native_formats, peak_memory_mib
 from gpt2.errors import UserError
 from scripts.deps import ROOT
 from tests.processors import AVX2
@@ -62,3 +63,45 @@ def test_peak_memory_counts_what_was_held():
     block = torch.ones(int(before + 64) * 2**18)  # floats of 4 bytes: more than was ever held
     assert peak_memory_mib(device) >= before + 60
     del block
+
+
+def test_a_format_of_this_processor_needs_no_warning(caplog):
+    for name in ("auto", *native_formats()):
+        choose_runtime(DeviceParams(device="cpu", dtype=name))
+    assert caplog.text == ""
+
+
+CHOSEN = """
+import logging, sys, time
+logging.basicConfig(format="%(message)s")
+from gpt2.device import DeviceParams, choose_runtime
+automatic = choose_runtime(DeviceParams(device="cpu")).dtype
+started = time.perf_counter()
+for name in sys.argv[1:]:
+    assert str(choose_runtime(DeviceParams(device="cpu", dtype=name)).dtype) == f"torch.{name}"
+print(automatic, time.perf_counter() - started)
+"""
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_a_format_that_is_emulated_is_warned_of_once_with_what_it_costs(name):
+    process = subprocess.run(
+        [sys.executable, "-c", CHOSEN, name, name],
+        cwd=ROOT / "src",
+        env={**os.environ, **AVX2},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    automatic, seconds = process.stdout.split()
+    if name == "bfloat16" and automatic == "torch.bfloat16":
+        pytest.skip("it counts as native under these settings")
+    lines = process.stderr.strip().splitlines()
+    assert len(lines) == 1, process.stderr
+    told = re.fullmatch(
+        rf"dtype: {name} is emulated on this processor: a matrix product takes (\d+) times as long "
+        "as in float32. Set dtype: auto",
+        lines[0],
+    )
+    assert told and int(told[1]) >= 3
+    assert float(seconds) < 5  # 0.2 s where nothing else is busy

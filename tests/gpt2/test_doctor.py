@@ -1,5 +1,6 @@
 """Each check where what it looks for is there, and where it is not; on real servers and files."""
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from gpt2 import doctor
 from gpt2.device import DeviceParams
 from gpt2.doctor import Check, Needs
 from gpt2.judge.params import LlamaEvalParams, OllamaParams, OpenAIParams
+from gpt2.processor import instruction_sets
 from gpt2.sources.local_files import FileCorpus
 from tests.fake_ollama import serving_ollama
 from tests.file_server import serving
@@ -67,10 +69,25 @@ def test_python_and_the_pinned_packages(tmp_path: Path) -> None:
 
 
 def test_the_machine() -> None:
-    assert "core(s), with" in doctor.processor().finding
+    finding = doctor.processor().finding
+    assert re.match(r"\d+ core\(s\); .*; native float32(, \w+)*; \d+ thread\(s\); load ", finding)
+    assert all(name in finding for name in instruction_sets())
     assert doctor.graphics([DeviceParams(device="cpu")]).verdict in ("works", "absent")
     check = doctor.graphics([DeviceParams(), DeviceParams(device="mps")])
     assert check.verdict == "works" or "mps is not available" in check.remedy
+
+
+def test_a_busy_and_a_smaller_machine_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        finding = doctor.processor(seconds=1.5).finding
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+    assert "; held to " in finding
+    assert re.search(r"; others keep \d+\.\d core\(s\) busy", finding)
 
 
 def test_a_compiler_only_counts_where_it_is_wanted(

@@ -1,7 +1,10 @@
 import json
+import logging
 import math
 import os
+import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -12,11 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from gpt2 import progress
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import Runtime
 from gpt2.errors import UserError
+from gpt2.flops import token_flops
 from gpt2.model import GPT2, GPT2Config
+from gpt2.outliers import WINDOW
 from gpt2.tracking import NullTracker
 from gpt2.trainer import (
     Evaluation,
@@ -83,7 +89,44 @@ def test_training_learns_and_reports_one_whole_curve(tmp_path):
     assert history.tokens == 200 * 4 * 12
     table = curves(history)
     assert [row["step"] for row in table] == list(range(201))
-    assert {"loss", "lr", "grad_norm", "tokens_per_second", "val_loss"} <= table[8].keys()
+    speed = {"tokens_per_second", "mfu"}
+    assert table[8].keys() == {"step", "loss", "lr", "grad_norm", "val_loss", *speed}
+    assert table[WINDOW - 1].keys() - table[8].keys() == {"loss_z", "grad_norm_z"}
+    assert all(0 < point["mfu"] < 1 for point in history.curve)
+    assert history.mfu == history.flops / history.seconds / history.product_rate
+
+
+def test_the_arithmetic_of_the_model_is_counted(tmp_path):
+    inputs, targets, _ = batch(0)
+    targets[0, :6] = IGNORE_INDEX
+    history = train(tmp_path / "a", model(), params(), 3, train=lambda _: [Batch(inputs, targets)])
+    assert history.flops == pytest.approx(3 * 48 * token_flops(CONFIG, 12, 42 / 48))
+    texts = Batch(inputs.view(1, -1), targets.view(1, -1), torch.tensor([12, 12, 12, 6, 6]))
+    history = train(tmp_path / "b", model(), params(), 3, train=lambda _: [texts])
+    assert history.flops == pytest.approx(3 * 48 * token_flops(CONFIG, 48 / 5, 42 / 48))
+
+
+def test_an_outlier_stands_out_in_the_curve_and_in_the_progress_line(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+
+    def disturbed(step: int) -> list[Batch]:
+        good = batch(step)
+        strange = Batch(good.inputs, good.targets.flip(1))
+        return [strange if step == 149 else good]
+
+    with caplog.at_level(logging.INFO):
+        history = train(tmp_path, model(), params(), 150, train=disturbed)
+    assert history.curve[149]["loss_z"] > 5
+    assert history.curve[149]["grad_norm_z"] > 3
+    # The window holds it and the 127 losses before it.
+    losses = [point["loss"] for point in history.curve[-WINDOW:]]
+    expected = (losses[-1] - statistics.mean(losses)) / statistics.pstdev(losses)
+    assert history.curve[149]["loss_z"] == pytest.approx(expected)
+    lines = [line for line in caplog.messages if " of 150 steps" in line]
+    speed = r"[\d,]+ tokens/s, MFU \d+ %"
+    assert re.search(rf"; loss \d\.\d{{3}}, grad \d+\.\d\d, {speed}$", lines[0])
+    z = r"\(z [+-]\d+\.\d\)"
+    assert re.search(rf"; loss \d\.\d{{3}} {z}, grad \d+\.\d\d {z}, {speed}$", lines[149])
 
 
 def test_micro_batches_change_nothing(tmp_path):
@@ -248,9 +291,11 @@ def show_samples(step):
     (directory / "evaluated").touch()
     time.sleep(delay)
 
-history = train(directory, net, settings, keep="best", on_evaluation=show_samples)
+history = train(directory, net, settings, 150, keep="best", on_evaluation=show_samples)
 save_file(net.state_dict(), directory / "weights.safetensors")
-values = [[p["step"], p["loss"]] for p in history.curve] + [
+values = [
+    [p["step"], p["loss"], p.get("loss_z"), p.get("grad_norm_z")] for p in history.curve
+] + [
     [p["step"], p["val_loss"]] for p in history.evaluations
 ]
 (directory / "history.json").write_text(json.dumps(values))
@@ -305,6 +350,7 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
     histories = [json.loads((directory / "history.json").read_text()) for directory in (one, other)]
     assert histories[0] == histories[1]
+    assert histories[0][149][0] == 149 and histories[0][149][2] is not None  # it has z-scores
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

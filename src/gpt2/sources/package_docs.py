@@ -9,7 +9,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
+from importlib.metadata import (
+    Distribution,
+    PackageNotFoundError,
+    PackagePath,
+    distribution,
+    version,
+)
 from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -114,6 +120,19 @@ def documented_objects(packages: Iterable[str], key: str) -> list[DocumentedObje
     return sorted({item.docstring: item for item in everything}.values(), key=attrgetter("name"))
 
 
+def source_bytes(packages: Iterable[str]) -> int:
+    """The length of all that `documented_objects` would parse, by the packages' own lists.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    try:
+        found = [distribution(package) for package in sorted(set(packages))]
+    except PackageNotFoundError as error:
+        raise UserError(f"package '{error.name}' is not installed") from None
+    return sum(file.size or 0 for package in found for _, file in _modules(package))
+
+
 def name_as_words(name: str) -> str:
     """The last part of a name as lower-case words.
 
@@ -132,22 +151,21 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
 @cache  # corpus and instructions are mostly made from the same packages
 def _objects_of(package: str) -> tuple[DocumentedObject, ...]:
     by_name: dict[str, DocumentedObject] = {}
-    for module, source in _modules(distribution(package)):
-        for item in _documented(_parsed(source), module, package):
+    for module, file in _modules(distribution(package)):
+        for item in _documented(_parsed(file.read_binary()), module, package):
             by_name.setdefault(item.name, item)
     return tuple(by_name.values())
 
 
-def _modules(package: Distribution) -> Iterator[tuple[str, bytes]]:
-    """Dotted name and source of each module that a distribution's RECORD lists, sorted by path."""
+def _modules(package: Distribution) -> Iterator[tuple[str, PackagePath]]:
+    """Dotted name and file of each module that a distribution's RECORD lists, sorted by path."""
     for file in sorted(package.files or []):
         parts = PurePosixPath(file).with_suffix("").parts
         if file.suffix != ".py" or not all(map(str.isidentifier, parts)):
             continue
         if any(map(SKIPPED.fullmatch, parts)):
             continue
-        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        yield module, file.read_binary()
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
 def _parsed(source: bytes) -> list[ast.stmt]:

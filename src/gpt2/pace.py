@@ -1,0 +1,102 @@
+"""How fast training goes beside what this machine can do, and why it is slow if it is."""
+
+import logging
+import statistics
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from gpt2.batch import IGNORE_INDEX, Batch
+from gpt2.device import Runtime, is_emulated
+from gpt2.flops import Speed, measured_speed, recomputed_flops, steps_seconds, token_flops
+from gpt2.model import GPT2Config
+from gpt2.processor import BUSY, busy_elsewhere, core_seconds, cores
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 2
+"""First steps, which load code, make kernels and take memory: they are not judged."""
+STEPS, SECONDS, FEWEST = 10, 10.0, 3
+"""Training is judged by so many steps after them, or when these have taken so long, by a few."""
+SLOW = 3.0
+"""Times the estimate from which it is said: below, the estimate may be wrong."""
+
+
+class Pace:
+    """The pace of a run: the model's arithmetic a step, and one line if it is far too slow."""
+
+    def __init__(
+        self, config: GPT2Config, runtime: Runtime, *, muon: bool, recomputing: bool
+    ) -> None:
+        self._config, self._runtime = config, runtime
+        self._muon, self._recomputing = muon, recomputing
+        self._warming_up, self._judged = WARM_UP, False
+        self._took: list[float] = []
+        self._ratios: list[float] = []
+        self._tokens = 0
+        self._began = core_seconds()
+
+    @cached_property
+    def speed(self) -> Speed:
+        """Of this machine, measured once the first step is done: the stage starts no later."""
+        return measured_speed(self._runtime, self._config.n_embd)
+
+    def step(self, batches: Sequence[Batch], seconds: float) -> float:
+        """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP."""
+        done = again = 0.0
+        tokens = learned = 0
+        for inputs, targets, lengths in batches:
+            n, counted = inputs.numel(), int((targets != IGNORE_INDEX).sum())
+            length = n / (len(inputs) if lengths is None else len(lengths))
+            done += n * token_flops(self._config, length, counted / n)
+            again += n * recomputed_flops(self._config, length) if self._recomputing else 0
+            tokens, learned = tokens + n, learned + counted
+        if self._warming_up:
+            self._warming_up -= 1
+            self._began = core_seconds()
+        elif not self._judged:
+            expected = steps_seconds(
+                *(self._config, self.speed),
+                flops=done + again,
+                tokens=tokens,
+                counted=learned,
+                steps=1,
+                passes=len(batches),
+                muon=self._muon,
+            )
+            self._tokens += tokens
+            self._watch(seconds, expected)
+        return done
+
+    def _watch(self, seconds: float, expected: float) -> None:
+        self._took.append(seconds)
+        self._ratios.append(seconds / expected)
+        enough = FEWEST if sum(self._took) > SECONDS else STEPS
+        if len(self._ratios) < enough:
+            return
+        self._judged = True
+        # Not the mean: a new shape, or a compiler, may hold up a step or two.
+        slower = statistics.median(self._ratios)
+        if slower >= SLOW:
+            rate = self._tokens / sum(self._took)
+            log.warning(
+                "%s tokens/s: %.0f times slower than estimated for this machine. %s",
+                f"{rate:,.0f}",
+                slower,
+                likely_cause(self._runtime, busy_elsewhere(self._began)),
+            )
+
+
+def likely_cause(runtime: Runtime, busy: float) -> str:
+    """Why training is slow, while others keep ``busy`` cores busy."""
+    if is_emulated(runtime):
+        name = str(runtime.dtype).removeprefix("torch.")
+        return f"Likely cause: dtype {name} is emulated on this processor. Set dtype: auto"
+    if busy >= BUSY and cores() - busy < torch.get_num_threads():
+        return f"Likely cause: other processes keep {busy:.1f} of {cores()} cores busy. End them"
+    what = "processor" if runtime.device.type == "cpu" else "device"
+    return (
+        f"Nothing else is busy here: the {what} is likely throttled (heat, saving of power, or a "
+        "limit on what this container may use)"
+    )
