@@ -304,8 +304,7 @@ def checkpoint_activations(model: GPT2) -> None:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     inputs, targets = (t.to(device, non_blocking=True) for t in batch[:2])
-    lengths = batch.lengths
-    return Batch(inputs, targets, None if lengths is None else lengths.to(device))
+    return Batch(inputs, targets, batch.lengths)
 
 
 def choose_loss(
