@@ -14,11 +14,13 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from gpt2 import generation
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.generation import (
     Decoder,
     Product,
+    RecordedStep,
     SamplingParams,
     generate,
     next_token_probabilities,
@@ -83,6 +85,18 @@ def test_greedy_equals_transformers(peer, model, batch_size, end):
         # The last token before the end of the context has no place of its own: one more may come.
         assert new[: len(expected)] == expected
         assert len(new) - len(expected) in (0, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("end", [NEVER, 5])
+@pytest.mark.parametrize("runtime", [RUNTIME, BFLOAT16])
+def test_the_step_that_a_gpu_records_writes_the_same(monkeypatch, model, batch_size, end, runtime):
+    """Tensors that never move and places in multiples, here not recorded but computed."""
+    sampling = SamplingParams(max_new_tokens=25)
+    expected = generate(model, prompts(), sampling, end, runtime, batch_size)
+    monkeypatch.setattr(generation, "PLACES", 16)
+    monkeypatch.setattr(Decoder, "step", lambda *given: RecordedStep(*given))
+    assert generate(model, prompts(), sampling, end, runtime, batch_size) == expected
 
 
 def test_a_stop_token_ends_its_own_row_only(model):
