@@ -2,7 +2,7 @@
 # Without make: python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt &&
 #   pip install --no-deps --no-build-isolation -e . && dvc repro
 .POSIX:
-.PHONY: help run test faults bench ui sweep profile lock
+.PHONY: help run test faults bench gpu ui sweep profile lock
 
 PYTHON = python3
 PORT = 5000
@@ -26,6 +26,9 @@ faults: .venv/test ## kill, fill, flip and confuse everything, and see that noth
 
 bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md)
 	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks
+
+gpu: .venv/test ## check a CUDA GPU against the CPU and its peers, about 7 minutes
+	@. .venv/bin/activate && python -m benchmarks.gpu
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)
 	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def record(name: str, rows: Sequence[Row], device: str = "cpu", quick: bool = Fa
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(device),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
         "rows": [_row(row) for row in rows],
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
@@ -147,6 +148,15 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are here."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def child(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:

@@ -73,13 +73,13 @@ def _of_texts(qkv: Tensor, dropout: float, lengths: Tensor) -> Tensor:
 
 def _flash(qkv: Tensor, dropout: float) -> bool:
     """Whether FlashAttention's kernel for texts of unequal length takes this."""
-    fits = qkv.dtype in (torch.float16, torch.bfloat16) and qkv.shape[-1] in range(8, 257, 8)
-    on_nvidia = qkv.device.type == "cuda" and torch.version.hip is None
     return (
-        fits
-        and not dropout
-        and on_nvidia
+        qkv.device.type == "cuda"
+        and torch.version.hip is None
         and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
+        and qkv.dtype in (torch.float16, torch.bfloat16)
+        and qkv.shape[-1] in range(8, 257, 8)
+        and not dropout
     )
 
 

@@ -194,7 +194,7 @@ def _recorded(step: Callable[[], Tensor], device: torch.device) -> Callable[[], 
     """
     if device.type != "cuda":
         return step
-    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
     with _RECORDING:
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):

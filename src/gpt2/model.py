@@ -69,8 +69,8 @@ class Past:
         self, cache: KVCache, positions: Tensor, first_row: int = 0, used: int | None = None
     ) -> None:
         """``positions`` ``(B, T)``: where in its sequence each token of the step stands; the step's
-        rows are B rows of the cache from ``first_row`` on. ``used``: places that are looked through,
-        more than any position; None: up to the last one."""
+        rows are B rows of the cache from ``first_row`` on. ``used``: how many places are looked
+        through, more than any position; None: up to the last one."""
         B, device = len(positions), cache.keys[0].device
         used = used or int(positions.max()) + 1
         self.positions = positions.to(device)
