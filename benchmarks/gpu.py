@@ -86,7 +86,7 @@ def main(
         elif part == "resume":
             checks += [resume(runtime.device)]
         elif part == "training":
-            shapes = (training_step.QUICK,) if quick else training_step.SHAPES["cuda"]
+            shapes = (training_step.QUICK,) if quick else training_step.SHAPES[device]
             rows += [
                 training_step.measure(shape, index, device, rounds, quick)
                 for index, shape in enumerate(shapes)
