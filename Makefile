@@ -27,7 +27,7 @@ faults: .venv/test ## kill, fill, flip and confuse everything, and see that noth
 bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md)
 	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks
 
-gpu: .venv/test ## check a CUDA GPU against the CPU and its peers, about 7 minutes
+gpu: .venv/test ## check an NVIDIA GPU against the CPU, and time it beside its peers
 	@. .venv/bin/activate && python -m benchmarks.gpu
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)
