@@ -34,7 +34,6 @@ from gpt2 import trainer
 from gpt2.batch import Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import DeviceParams, Runtime, choose_runtime
-from gpt2.errors import UserError
 from gpt2.generation import SamplingParams, generate
 from gpt2.instructions import Example, collate
 from gpt2.model import GPT2, GPT2Config
@@ -68,10 +67,9 @@ def main(
     device: str, quick: bool, parts: Sequence[str], train_in: Path | None, wait_at: int | None
 ) -> None:
     """Check and time everything on this GPU, and record it as ``gpu``."""
-    try:
-        runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: no NVIDIA GPU here. To see that all runs: --device cpu --quick")
+    runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
     if train_in:
         train(train_in, runtime, wait_at)
         return
