@@ -2,7 +2,7 @@
 # README.md says how to do without make. TORCH_INDEX is where PyTorch comes from: cpu (PyTorch's own
 # index), plain (as all packages), an index's address or a directory; empty: as the machine needs it.
 .POSIX:
-.PHONY: help run test faults bench ui sweep profile lock
+.PHONY: help run test faults bench gpu ui sweep profile lock
 
 PYTHON = python3
 PORT = 5000
@@ -31,6 +31,9 @@ faults: .venv/test ## kill, fill, flip and confuse everything, and see that noth
 
 bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md; ISA=avx2 imitates a smaller processor)
 	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks $(ISA:%=--isa=%)
+
+gpu: .venv/test ## check an NVIDIA GPU against the CPU, and time it beside its peers
+	@. .venv/bin/activate && python -m benchmarks.gpu
 
 ui: .venv/run ## show the runs in a browser (PORT=5000)
 	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }

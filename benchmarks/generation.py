@@ -12,12 +12,10 @@ with an attention mask.
 from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import click
 import torch
-from transformers import GPT2Config as PeerConfig
-from transformers import GPT2LMHeadModel
-from transformers.utils import logging
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record, take_turns
@@ -27,6 +25,9 @@ from gpt2.flops import measured_rate
 from gpt2.generation import SamplingParams, generate, stream
 from gpt2.model import GPT2, GPT2Config
 from gpt2.weights import to_openai
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 GPT2_124M = GPT2Config(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768)
 TINY = GPT2Config(vocab_size=512, context_length=256, n_layer=2, n_head=2, n_embd=64)
@@ -47,7 +48,6 @@ Ids = list[list[int]]
 @click.option("--batch-size", default=50, show_default=True, help="Ours, with 100 prompts.")
 def main(quick: bool, rounds: int, batch_size: int) -> None:
     """Print tokens a second of each side, and record them as ``generation``."""
-    logging.set_verbosity_error()
     runtime = choose_runtime(DeviceParams(device="cpu"))
     torch.manual_seed(1)
     config, new = (TINY, 8) if quick else (GPT2_124M, 35)
@@ -89,7 +89,7 @@ def against_tutorial(model: GPT2, runtime: Runtime, new: int, batch_size: int, r
 
 
 def against_peer(
-    model: GPT2, peer: GPT2LMHeadModel, runtime: Runtime, B: int, new: int, rounds: int
+    model: GPT2, peer: "GPT2LMHeadModel", runtime: Runtime, B: int, new: int, rounds: int
 ) -> Row:
     """B prompts side by side; one prompt is a `stream`, as in a chat."""
     texts = prompts(B, model.config)
@@ -162,8 +162,13 @@ def tutorials(model: GPT2, prompt: Sequence[int], new: int) -> list[int]:
     return ids[0, len(prompt) :].tolist()
 
 
-def peer_of(model: GPT2) -> GPT2LMHeadModel:
+def peer_of(model: GPT2) -> "GPT2LMHeadModel":
     """Hugging Face's GPT-2 with the model's weights."""
+    from transformers import GPT2Config as PeerConfig
+    from transformers import GPT2LMHeadModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
     c = model.config
     peer = GPT2LMHeadModel(
         PeerConfig(
@@ -181,11 +186,12 @@ def peer_of(model: GPT2) -> GPT2LMHeadModel:
     return peer.eval()
 
 
-def peers(peer: GPT2LMHeadModel, texts: Ids, new: int) -> Ids:
+def peers(peer: "GPT2LMHeadModel", texts: Ids, new: int) -> Ids:
     """The new tokens of all texts, by Hugging Face's `generate`."""
     longest = max(map(len, texts))
     ids = torch.tensor([[0] * (longest - len(text)) + text for text in texts])
     mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
+    ids, mask = ids.to(peer.device), mask.to(peer.device)
     out = peer.generate(
         ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
     )

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,7 @@ def record(
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(device),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
         "rows": [_row(row) for row in rows],
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
@@ -194,6 +195,15 @@ def imitated_by() -> dict[str, str]:
     if not larger or torch.backends.cpu.get_cpu_capability() == "AVX512":
         return {}
     return {name: os.environ[name] for name in IMITATED["avx2"] if name in os.environ}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that are here."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def child(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:

@@ -5,10 +5,16 @@ GELU, PyTorch's attention, whole logits, AdamW that decays matrices, gradients c
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def hugging_face_is_here() -> bool:
+    """Whether its `Trainer` is installed, with what it needs."""
+    return bool(find_spec("transformers") and find_spec("accelerate"))
 
 
 class _Block(nn.Module):

@@ -34,6 +34,8 @@ class Side:
         )
         self.results: list[dict[str, Any]] = []
         """What the work gave, call by call."""
+        self.samples: list[Sample] = []
+        """How long it took."""
 
     def __call__(self) -> Sample:
         assert self._process.stdin
@@ -44,7 +46,8 @@ class Side:
             if line.startswith('{"clock"'):  # what libraries print is none of ours
                 found = json.loads(line)
                 self.results.append(found["result"])
-                return Sample(found["clock"], found["processor"])
+                self.samples.append(Sample(found["clock"], found["processor"]))
+                return self.samples[-1]
         raise SystemExit(f"a side ended early: {' '.join(map(str, self._process.args))}")  # type: ignore[arg-type]  # a list
 
     def __enter__(self) -> Self:

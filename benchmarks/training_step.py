@@ -1,7 +1,7 @@
 """A training step: ours, nanoGPT's recipe and Hugging Face's `Trainer`, each as it is shipped.
 
 All three begin with the same weights and see the same batch, forward, backward and update. On a
-GPU (``--device cuda``) all compute in bfloat16, and are compiled.
+GPU, where `benchmarks.gpu` asks for it, all compute in bfloat16, and are compiled.
 """
 
 import itertools
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, kind, record, take_turns
-from benchmarks.peers import GPT, training
+from benchmarks.peers import GPT, hugging_face_is_here, training
 from benchmarks.side import Side, Turns, serve
 from gpt2 import flops, trainer
 from gpt2.batch import Batch
@@ -83,17 +84,16 @@ SHAPES = {
         Shape("6 layers of 256", 6, 4, 256, 50257, 256, 8, NARROW, steps=5),
         Shape("6 layers of 256", 6, 4, 256, 8192, 256, 8, SMALL, steps=5),
     ),
-    "cuda": (Shape("124M", 12, 12, 768, 50257, 1024, 16, GPU, steps=5),),
+    "cuda": (Shape("124M", 12, 12, 768, 50257, 1024, 16, GPU, steps=20),),
 }
 QUICK = Shape("2 layers of 32", 2, 2, 32, 512, 64, 2, {}, steps=2)
-SIDES = ("ours", "nanoGPT", "Trainer")
 
 
 @click.command()
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--device", default="cpu", hidden=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--quick", is_flag=True, help="A tiny model, to see that all of it runs.")
-@click.option("--side", type=click.Choice(SIDES), hidden=True)
+@click.option("--side", hidden=True)
 @click.option("--shape", default=-1, hidden=True)
 @click.option("--weights", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -105,7 +105,7 @@ def main(
         SIDE[side](shapes(device, quick)[shape], device, state)
         return
     rows = [measure(i, device, rounds, quick) for i in range(len(shapes(device, quick)))]
-    record("training_step" if device == "cpu" else f"training_step_{device}", rows, device, quick)
+    record("training_step", rows, device, quick)
 
 
 def shapes(device: str, quick: bool) -> Sequence[Shape]:
@@ -115,9 +115,9 @@ def shapes(device: str, quick: bool) -> Sequence[Shape]:
 
 @contextmanager
 def started(
-    index: int, device: str, quick: bool, names: Sequence[str] = SIDES
+    index: int, device: str, quick: bool, names: Sequence[str] = ()
 ) -> Iterator[dict[str, Side]]:
-    """The sides ``names`` of a shape, each in a process of its own, with the same weights."""
+    """The sides of a shape, all or ``names``, each in a process of its own; the same weights."""
     torch.manual_seed(0)
     with TemporaryDirectory() as directory, ExitStack() as stack:
         weights = Path(directory, "weights.pt")
@@ -128,7 +128,7 @@ def started(
             name: stack.enter_context(
                 Side("benchmarks.training_step", *arguments, "--side", name, ours=name == "ours")
             )
-            for name in names
+            for name in names or sides_on(device)
         }
 
 
@@ -168,11 +168,14 @@ def measure(index: int, device: str, rounds: int, quick: bool) -> Row:
         figures["of a step of ours, ms"] = median(timings["ours"].clock) / shape.steps * 1e3
         figures["matrix products, ms"] = products * 1e3
         figures["GELU, softmax, norms and update, ms"] = others * 1e3
-        for peer in SIDES[1:]:
+        for peer in [*timings][1:]:
             most = median(timings[peer].clock) / shape.steps / (products + others)
             figures[f"faster than {peer} by, if nothing else took time"] = most
     for name, found in results.items():
         figures[f"peak memory of {name}, MiB"] = found[-1]["peak_mib"]
+    if device == "cuda":
+        for name, side in sides.items():
+            figures[f"first turn of {name}, compilation included, s"] = side.samples[0].clock
     return Row(
         work=f"training step, {shape.name}, T={shape.T}, B={shape.B}, V={shape.V}",
         amount=tokens,
@@ -182,6 +185,12 @@ def measure(index: int, device: str, rounds: int, quick: bool) -> Row:
         checks=[check],
         figures=figures,
     )
+
+
+def sides_on(device: str) -> list[str]:
+    """Ours first; Hugging Face's where it is installed."""
+    eager = ["ours, eager"] if device == "cuda" else []
+    return ["ours", "nanoGPT", *(["Trainer"] if hugging_face_is_here() else []), *eager]
 
 
 Weights = dict[str, Tensor]
@@ -217,9 +226,10 @@ class Indispensable(TorchDispatchMode):
         return result
 
 
-def ours(shape: Shape, device: str, weights: Weights) -> None:
-    """The step of `gpt2.trainer`, with its defaults."""
-    params = trainer.TrainParams(lr=6e-4, batch_size=shape.B, compile=device == "cuda")
+def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> None:
+    """The step of `gpt2.trainer`, with its defaults; compiled on a GPU only."""
+    compiled = compiled and device == "cuda"
+    params = trainer.TrainParams(lr=6e-4, batch_size=shape.B, compile=compiled)
     runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
     model = GPT2(shape.config)
     model.load_state_dict(weights)
@@ -241,11 +251,12 @@ def ours(shape: Shape, device: str, weights: Weights) -> None:
         if not peaks:  # before anything is counted, which takes memory by itself
             step()  # the first one that has the optimizer's state from its beginning
             peaks.append(peak_memory_mib(runtime.device))
+        large = (4096, 8192) if device == "cuda" else (max(shape.n_embd, 768), 2048)
         found: dict[str, Any] = {
             "loss": losses[0],
             "peak_mib": peaks[0],
             "dtype": str(runtime.dtype).removeprefix("torch."),
-            "rate": flops.measured_rate(runtime, max(shape.n_embd, 768)),
+            "rate": flops.measured_rate(runtime, *large),
         }
         if device == "cpu":
             with Indispensable() as kernels:
@@ -337,7 +348,12 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
         Heard(model, arguments, train_dataset=Rows(), callbacks=[InTurns()]).train()
 
 
-SIDE = {"ours": ours, "nanoGPT": nanogpt, "Trainer": hugging_face}
+SIDE = {
+    "ours": ours,
+    "ours, eager": partial(ours, compiled=False),
+    "nanoGPT": nanogpt,
+    "Trainer": hugging_face,
+}
 
 
 if __name__ == "__main__":

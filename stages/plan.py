@@ -293,7 +293,7 @@ class Plan:
         seconds = None
         if self.timed:
             speed = measured_speed(runtime, config.n_embd)
-            training = estimate.training_seconds(config, params, batches, speed)
+            training = estimate.training_seconds(config, params, batches, speed, runtime.dtype)
             seconds = self._starting + training
             basis += f"; {speed.products / 1e9:,.0f} GFLOP/s measured on {runtime.device.type}"
         return Estimate(

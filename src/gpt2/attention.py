@@ -29,7 +29,7 @@ def causal_attention(qkv: Tensor, dropout: float = 0.0, lengths: Tensor | None =
         qkv: ``(B, T, 3, H, D)``: queries, keys and values, in one number format.
         dropout: probability of leaving out a weight.
         lengths: of texts that stand end to end in the one sequence and do not see each other;
-            ``(texts,)``, their sum is T. On a GPU this takes memory and time as T squared.
+            ``(texts,)`` on the CPU, which plans by them; their sum is T.
 
     Returns:
         ``(B, T, H, D)``.
@@ -41,9 +41,11 @@ def causal_attention(qkv: Tensor, dropout: float = 0.0, lengths: Tensor | None =
 
 def keep_from_compiler() -> None:
     """To be called before a model is compiled: on a CPU attention has nothing to fuse, and many
-    shapes. A decorator would load the compiler, which takes a second, into every process."""
-    global _in_blocks
+    shapes, and so have texts of unequal length on any device. A decorator would load the compiler,
+    which takes a second, into every process."""
+    global _in_blocks, _of_texts
     _in_blocks = torch.compiler.disable(_in_blocks)  # type: ignore[no-untyped-call]  # torch has no type
+    _of_texts = torch.compiler.disable(_of_texts)  # type: ignore[no-untyped-call]  # torch has no type
 
 
 def _in_blocks(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
@@ -57,16 +59,56 @@ def _in_blocks(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
 
 
 def _fused(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
-    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each B H T D
-    mask = None
     if lengths is not None:
-        T, texts = qkv.shape[1], torch.arange(len(lengths), device=lengths.device)
-        text = texts.repeat_interleave(lengths, output_size=T)  # of each token
-        mask = (text[:, None] == text).tril()  # T T
-    mixed = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-    )
+        return _of_texts(qkv[0], dropout, lengths)[None]
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each B H T D
+    mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     return mixed.transpose(1, 2)
+
+
+def _of_texts(qkv: Tensor, dropout: float, lengths: Tensor) -> Tensor:
+    """``(T, 3, H, D)`` of texts end to end to ``(T, H, D)``."""
+    return _varlen(qkv, lengths) if _flash(qkv, dropout) else _padded(qkv, dropout, lengths)
+
+
+def _flash(qkv: Tensor, dropout: float) -> bool:
+    """Whether FlashAttention's kernel for texts of unequal length takes this."""
+    return (
+        qkv.device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
+        and qkv.dtype in (torch.float16, torch.bfloat16)
+        and qkv.shape[-1] in range(8, 257, 8)
+        and not dropout
+    )
+
+
+def _varlen(qkv: Tensor, lengths: Tensor) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # loads the compiler
+
+    ends = F.pad(lengths.cumsum(0), (1, 0)).to(qkv.device, torch.int32)
+    longest = int(lengths.max())
+    q, k, v = qkv.unbind(1)
+    mixed = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0))
+    return cast(Tensor, mixed)
+
+
+def _padded(qkv: Tensor, dropout: float, lengths: Tensor) -> Tensor:
+    """With any device, format and dropout: texts of about one length side by side."""
+    T, _, H, D = qkv.shape
+    rows = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, 1))  # row T is what stands for padding
+    places: list[Tensor] = []
+    mixed: list[Tensor] = []
+    for group in _by_width(lengths):
+        here = torch.arange(group.width)
+        starts, ends = torch.tensor(group.starts)[:, None], torch.tensor(group.lengths)[:, None]
+        place = (starts + here).where(here < ends, T).flatten().to(qkv.device)  # G * W
+        texts = rows.index_select(0, place).view(-1, group.width, 3, H, D)
+        q, k, v = texts.permute(2, 0, 3, 1, 4)  # each G H W D
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        places.append(place)
+        mixed.append(y.transpose(1, 2).flatten(0, 1))
+    return rows.new_zeros(T + 1, H, D).index_copy(0, torch.cat(places), torch.cat(mixed))[:T]
 
 
 class _Group(NamedTuple):

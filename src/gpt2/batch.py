@@ -17,4 +17,4 @@ class Batch(NamedTuple):
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
-    """Tokens of each text in the one row; None: every row is a text."""
+    """Tokens of each text in the one row, always on the CPU; None: every row is a text."""

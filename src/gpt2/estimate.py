@@ -11,7 +11,7 @@ import torch
 
 from gpt2.attention import BLOCK
 from gpt2.device import Runtime
-from gpt2.flops import Speed, recomputed_flops, steps_seconds, timed, token_flops
+from gpt2.flops import Speed, muon_flops, recomputed_flops, steps_seconds, timed, token_flops
 from gpt2.generation import SamplingParams, generate
 from gpt2.loss import CHUNK_BYTES
 from gpt2.model import GPT2, GPT2Config
@@ -58,9 +58,9 @@ def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) ->
 
 
 def training_seconds(
-    config: GPT2Config, params: TrainParams, batches: Batches, speed: Speed
+    config: GPT2Config, params: TrainParams, batches: Batches, speed: Speed, dtype: torch.dtype
 ) -> float:
-    """How long a stage trains and evaluates on a machine of this speed."""
+    """How long a stage trains and evaluates on a machine of this speed; products in ``dtype``."""
     passes = math.ceil(params.batch_size / (params.micro_batch_size or params.batch_size))
     tokens = batches.tokens + batches.evaluated * FORWARD
     return steps_seconds(
@@ -70,7 +70,7 @@ def training_seconds(
         counted=tokens * batches.counted,
         steps=batches.steps,
         passes=passes * batches.steps,
-        muon=params.optimizer == "muon",
+        muon=muon_flops(config, dtype) if params.optimizer == "muon" else 0,
     )
 
 

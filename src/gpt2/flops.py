@@ -57,10 +57,12 @@ def recomputed_flops(config: GPT2Config, length: float) -> float:
     return 2 * 8 * L * C**2 + 4 * L * C * length
 
 
-def muon_flops(config: GPT2Config) -> float:
-    """Floating-point operations of one update by Muon: five iterations of Newton and Schulz take 5
-    times 4m²n + 2m³ for a matrix of m times n, so 280 C³ for the four of a block."""
-    return float(280 * config.n_layer * config.n_embd**3)
+def muon_flops(config: GPT2Config, dtype: torch.dtype) -> float:
+    """Floating-point operations of one update by Muon: for a matrix of m times n, five iterations
+    of Newton and Schulz take 5 (4m²n + 2m³), or 34m³ + 4m²n where square matrices alone are
+    iterated (see `optim.orthogonalise`): 280 C³ or 176 C³ for the four of a block."""
+    of_block = 280 if dtype == torch.bfloat16 else 176
+    return float(of_block * config.n_layer * config.n_embd**3)
 
 
 def steps_seconds(
@@ -72,18 +74,19 @@ def steps_seconds(
     counted: float,
     steps: int,
     passes: int,
-    muon: bool,
+    muon: float,
 ) -> float:
     """Seconds of ``steps`` optimizer steps on ``tokens`` in all.
 
     ``flops``: their arithmetic, Muon's update left out; ``counted``: of the tokens, those whose
-    successor is learned; ``passes``: micro-batches, once forward and back, in all steps.
+    successor is learned; ``passes``: micro-batches, once forward and back, in all steps; ``muon``:
+    the arithmetic of one of its updates, 0 without it.
     """
     C, L, V = config.n_embd, config.n_layer, config.vocab_size
     sums = tokens * SUMS_OF_CHANNEL * L * C + counted * SUMS_OF_ENTRY * V
     calls = CALLS * steps + CALLS_OF_LAYER * L * passes
     if muon:
-        flops += steps * muon_flops(config) / MUON_EFFICIENCY
+        flops += steps * muon / MUON_EFFICIENCY
         calls += CALLS_OF_MUON * 4 * L * steps
     return flops / speed.products + sums * speed.sum + calls * speed.call
 

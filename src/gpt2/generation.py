@@ -5,10 +5,11 @@ next prompt at once ("continuous batching", Yu et al. 2022), so no row is comput
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from threading import Lock
 from typing import Annotated
 
 import torch
@@ -23,8 +24,13 @@ from gpt2.params import NonNegative, Params, Positive
 from gpt2.progress import Progress
 from gpt2.tokenizer import Tokenizer
 
-PROMPTS_TOGETHER = 8
-"""Prompts read in one pass: more of one length hardly gain anything, of several they are padded."""
+PROMPTS_TOGETHER = {"cpu": 8, "cuda": 64, "mps": 8}
+"""Prompts read in one pass: on a CPU more of one length hardly gain anything, and of several they
+are padded."""
+PLACES = 128
+"""A GPU looks through a multiple of these places, so that few steps have to be recorded."""
+_RECORDING = Lock()
+"""A process can record one graph at a time."""
 
 
 class SamplingParams(Params):
@@ -123,6 +129,11 @@ class Decoder:
         like = torch.empty(0, device=device, dtype=torch.float32 if device.type == "cpu" else dtype)
         return KVCache(self.config, rows, places, like)
 
+    def step(self, rows: int, places: int) -> "Step | RecordedStep":
+        """What adds a token to each text in a new cache."""
+        on_gpu = self.runtime.device.type == "cuda"
+        return RecordedStep(self, rows, places) if on_gpu else Step(self, rows, places)
+
     def features(self, ids: Tensor, past: Past) -> Tensor:
         """``(B, T)`` ids to ``(B, T, C)`` features, as `GPT2.features`."""
         return self.model.features(ids.to(self.runtime.device), past)
@@ -131,6 +142,73 @@ class Decoder:
         """``(B, 1)`` ids to the ``(B, V)`` logits of what follows them."""
         out: Tensor = self.output(self.features(ids, past)[:, 0])
         return out
+
+
+class Step:
+    """The texts' newest tokens in, the logits of what follows them out; their cache."""
+
+    def __init__(self, decoder: Decoder, rows: int, places: int) -> None:
+        self._decoder, self.cache = decoder, decoder.cache(rows, places)
+
+    def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """``(B, V)`` logits, of the first B rows; their tokens stand at ``positions``."""
+        past = Past(self.cache, torch.tensor(positions)[:, None])
+        return self._decoder.next_logits(torch.tensor(tokens)[:, None], past)
+
+
+class RecordedStep:
+    """The same in tensors that never move or change their shape: a GPU records their kernels once
+    and then repeats them at one call (a CUDA graph), where Python would start each by itself.
+
+    All rows of the cache are computed, and places up to a multiple of `PLACES`. A row without a
+    text writes to its place 0, which the next text writes again before anything looks at it.
+    """
+
+    def __init__(self, decoder: Decoder, rows: int, places: int) -> None:
+        self._decoder = decoder
+        self.cache = decoder.cache(rows, -(-places // PLACES) * PLACES)
+        self._tokens, self._positions = torch.zeros(
+            2, rows, 1, dtype=torch.long, device=decoder.runtime.device
+        )
+        self._steps: dict[int, Callable[[], Tensor]] = {}
+
+    def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """``(B, V)`` logits, of the first B rows; their tokens stand at ``positions``."""
+        empty = [0] * (len(self._tokens) - len(tokens))
+        self._tokens.copy_(torch.tensor([*tokens, *empty])[:, None])
+        self._positions.copy_(torch.tensor([*positions, *empty])[:, None])
+        used = (max(positions) // PLACES + 1) * PLACES
+        if used not in self._steps:
+            self._steps[used] = _recorded(partial(self._logits, used), self._tokens.device)
+        return self._steps[used]()[: len(tokens)]
+
+    def _logits(self, used: int) -> Tensor:
+        past = Past(self.cache, self._positions, used=used)
+        return self._decoder.next_logits(self._tokens, past)
+
+
+def _recorded(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """``step`` as a CUDA graph, whose result lies in the same memory each time; elsewhere itself.
+
+    It must give the same when it is called twice.
+    """
+    if device.type != "cuda":
+        return step
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+    with _RECORDING:
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            step()  # libraries prepare themselves at the first call
+        torch.cuda.current_stream(device).wait_stream(aside)
+        # Other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = step()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
 
 
 def generate(
@@ -244,21 +322,21 @@ def _write(
     waiting = deque(sorted(range(len(prompts)), key=lambda index: len(prompts[index])))
     longest = max(map(len, prompts), default=1)
     places = min(longest + sampling.max_new_tokens, context_length)
-    cache = decoder.cache(min(batch_size, len(prompts)), places)
+    step = decoder.step(min(batch_size, len(prompts)), places)
+    at_once = PROMPTS_TOGETHER[decoder.runtime.device.type]
     rows: list[_Row] = []
     while waiting or rows:
         while waiting and len(rows) < batch_size:
-            together = min(PROMPTS_TOGETHER, batch_size - len(rows), len(waiting))
+            together = min(at_once, batch_size - len(rows), len(waiting))
             begun = [waiting.popleft() for _ in range(together)]
-            _read(decoder, cache, len(rows), [prompts[index][:-1] for index in begun])
+            _read(decoder, step.cache, len(rows), [prompts[index][:-1] for index in begun])
             for index in begun:
                 *before, newest = prompts[index]
                 # The last token of all is chosen at the last place and has none of its own.
                 left = min(sampling.max_new_tokens, context_length - len(before))
                 generator = torch.Generator().manual_seed(_seed(sampling, index))
                 rows.append(_Row(index, newest, len(before), left, generator))
-        past = Past(cache, torch.tensor([[row.position] for row in rows]))
-        logits = decoder.next_logits(torch.tensor([[row.token] for row in rows]), past)
+        logits = step([row.token for row in rows], [row.position for row in rows])
         chosen = _choose(logits, sampling, [row.generator for row in rows]).tolist()
         # From the last row down, so that a row that moves has been dealt with.
         for place in reversed(range(len(rows))):
@@ -269,7 +347,7 @@ def _write(
                 yield row.index, row.token
             if ended or not row.left:
                 yield row.index, None
-                cache.move(len(rows) - 1, place)
+                step.cache.move(len(rows) - 1, place)
                 rows[place] = rows[-1]
                 rows.pop()
 

@@ -4,6 +4,7 @@ With GPT-2's vocabulary they would be by far the largest tensor of a training st
 and gradient both come out of the same logits, which are then forgotten (Hsu et al. 2024).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,9 +18,16 @@ ALIGNMENT = 64
 PART = {"cpu": 2**20, "cuda": 2**25, "mps": 2**25}
 """Logits that are in float32 at a time: on a CPU so few that they stay in its cache."""
 
+ChunkLoss = Callable[[Tensor, Tensor, bool], Tensor]
+"""`_chunk_loss`, or another one like it."""
+
 
 def linear_cross_entropy(
-    features: Tensor, weight: Tensor, targets: Tensor, chunk_bytes: int = CHUNK_BYTES
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk_bytes: int = CHUNK_BYTES,
+    chunk_loss: ChunkLoss | None = None,
 ) -> Tensor:
     """The cross-entropy of ``features @ weight.T``, summed over the targets, in nats; float32.
 
@@ -30,12 +38,13 @@ def linear_cross_entropy(
         weight: ``(V, C)``, the output layer.
         targets: ``(N,)``, ids below V.
         chunk_bytes: most bytes of logits in memory at a time.
+        chunk_loss: what computes the loss of a chunk; None: operation by operation.
     """
     device = features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     rows = max(1, chunk_bytes // (dtype.itemsize * len(weight)))
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch has no type
-        features, weight, targets, dtype, rows
+        features, weight, targets, dtype, rows, chunk_loss or _chunk_loss
     )
     return loss
 
@@ -56,6 +65,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         dtype: torch.dtype,
         rows: int,
+        chunk_loss: ChunkLoss,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         loss = features.new_zeros((), dtype=torch.float32)
@@ -66,7 +76,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
                 logits = x[here] @ w.t()  # n, V and what aligns it
-                loss += _chunk_loss(logits[:, :V], targets[here], become_derivative=wanted)
+                loss += chunk_loss(logits[:, :V], targets[here], wanted)
                 if wanted:
                     torch.mm(logits, w, out=d_features[here])
                     d_weight += (logits.t() @ x[here])[:V]
@@ -76,9 +86,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         d_features, d_weight = ctx.saved_tensors
-        return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 3
+        return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 4
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, become_derivative: bool) -> Tensor:
@@ -96,4 +106,15 @@ def _chunk_loss(logits: Tensor, targets: Tensor, become_derivative: bool) -> Ten
         if become_derivative:
             # The probabilities, less 1 at the target.
             logits[here] = p.scatter_(1, target, log_p.expm1()[:, None])
+    return loss
+
+
+def fusable_chunk_loss(logits: Tensor, targets: Tensor, become_derivative: bool) -> Tensor:
+    """The same for a compiler: of operations on single logits it makes one kernel, in which nothing
+    in float32 goes to memory."""
+    log_p, target = logits.float().log_softmax(-1), targets[:, None]
+    loss = -log_p.gather(1, target).sum()
+    if become_derivative:
+        hit = torch.arange(logits.shape[1], device=logits.device) == target
+        logits.copy_(torch.where(hit, log_p.expm1(), log_p.exp()))
     return loss

@@ -57,18 +57,22 @@ class KVCache:
 
     def move(self, source: int, target: int) -> None:
         """Put what row ``source`` holds in place of what row ``target`` holds."""
-        for stored in (*self.keys, *self.values):
-            stored[target] = stored[source]
+        if source != target:
+            for stored in (*self.keys, *self.values):
+                stored[target] = stored[source]
 
 
 class Past:
     """A cache as one step sees it: where its tokens go, and which places each of them looks at."""
 
-    def __init__(self, cache: KVCache, positions: Tensor, first_row: int = 0) -> None:
+    def __init__(
+        self, cache: KVCache, positions: Tensor, first_row: int = 0, used: int | None = None
+    ) -> None:
         """``positions`` ``(B, T)``: where in its sequence each token of the step stands; the step's
-        rows are B rows of the cache from ``first_row`` on."""
-        B, used = len(positions), int(positions.max()) + 1
-        device = cache.keys[0].device
+        rows are B rows of the cache from ``first_row`` on. ``used``: how many places are looked
+        through, more than any position; None: up to the last one."""
+        B, device = len(positions), cache.keys[0].device
+        used = used or int(positions.max()) + 1
         self.positions = positions.to(device)
         self.rows = torch.arange(B, device=device)[:, None]  # with positions: an index, B T
         here = slice(first_row, first_row + B)
@@ -186,7 +190,8 @@ class GPT2(nn.Module):
             raise ValueError(f"{T} tokens do not fit the context of {longest}")
         place = torch.arange(T, device=ids.device) if past is None else past.positions
         if lengths is not None:
-            place = place - (lengths.cumsum(0) - lengths).repeat_interleave(lengths, output_size=T)
+            there = lengths.to(ids.device)
+            place = place - (there.cumsum(0) - there).repeat_interleave(there, output_size=T)
         x = self.drop(self.wte(ids) + self.wpe(place))
         for block in self.h:
             x = block(x, past, lengths)

@@ -9,7 +9,14 @@ import torch
 
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.device import Runtime, is_emulated
-from gpt2.flops import Speed, measured_speed, recomputed_flops, steps_seconds, token_flops
+from gpt2.flops import (
+    Speed,
+    measured_speed,
+    muon_flops,
+    recomputed_flops,
+    steps_seconds,
+    token_flops,
+)
 from gpt2.model import GPT2Config
 from gpt2.processor import BUSY, busy_elsewhere, core_seconds, cores
 
@@ -30,7 +37,8 @@ class Pace:
         self, config: GPT2Config, runtime: Runtime, *, muon: bool, recomputing: bool
     ) -> None:
         self._config, self._runtime = config, runtime
-        self._muon, self._recomputing = muon, recomputing
+        self._muon = muon_flops(config, runtime.dtype) if muon else 0.0
+        self._recomputing = recomputing
         self._warming_up, self._judged = WARM_UP, False
         self._took: list[float] = []
         self._ratios: list[float] = []

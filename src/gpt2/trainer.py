@@ -24,7 +24,7 @@ from gpt2.checkpoint import RunDirectory
 from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
 from gpt2.errors import UserError
 from gpt2.interrupts import held_back
-from gpt2.loss import linear_cross_entropy
+from gpt2.loss import ChunkLoss, fusable_chunk_loss, linear_cross_entropy
 from gpt2.model import GPT2
 from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
 from gpt2.outliers import slid, z_score
@@ -125,14 +125,21 @@ class NotFiniteError(UserError):
     """A loss or gradient that is NaN or infinite; nothing was updated with it."""
 
 
-def loss_sum(model: GPT2, batch: Batch, features_of: Callable[..., Tensor] | None = None) -> Tensor:
+def loss_sum(
+    model: GPT2,
+    batch: Batch,
+    features_of: Callable[..., Tensor] | None = None,
+    chunk_loss: ChunkLoss | None = None,
+) -> Tensor:
     """Cross-entropy summed over the targets that count, in nats.
 
     Only their features ``(N, C)`` pass the output layer, which costs a third of a small model.
     """
     features = (features_of or model.features)(batch.inputs, lengths=batch.lengths)  # B T C
     counted = batch.targets != IGNORE_INDEX
-    return linear_cross_entropy(features[counted], model.wte.weight, batch.targets[counted])
+    return linear_cross_entropy(
+        features[counted], model.wte.weight, batch.targets[counted], chunk_loss=chunk_loss
+    )
 
 
 @torch.no_grad()
@@ -346,8 +353,7 @@ def checkpoint_activations(model: GPT2) -> None:
 
 def _to(batch: Batch, device: torch.device) -> Batch:
     inputs, targets = (t.to(device, non_blocking=True) for t in batch[:2])
-    lengths = batch.lengths
-    return Batch(inputs, targets, None if lengths is None else lengths.to(device))
+    return Batch(inputs, targets, batch.lengths)
 
 
 def choose_loss(
@@ -363,7 +369,9 @@ def choose_loss(
         log.info("compile: no C++ compiler found; running eagerly")
         return loss_sum
     keep_from_compiler()
-    return partial(loss_sum, features_of=torch.compile(model.features))
+    # On a CPU the loss stays in the cache anyway.
+    chunk_loss = torch.compile(fusable_chunk_loss) if runtime.device.type != "cpu" else None
+    return partial(loss_sum, features_of=torch.compile(model.features), chunk_loss=chunk_loss)
 
 
 def curves(history: History) -> list[Mapping[str, Any]]:

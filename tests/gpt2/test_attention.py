@@ -1,13 +1,15 @@
 """Attention in blocks against PyTorch's own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpt2.attention import BLOCK, STEP, _fused, causal_attention
+from gpt2.attention import BLOCK, STEP, _fused, _varlen, causal_attention
 
 
 def queries_keys_values(T: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,11 +58,45 @@ def test_texts_end_to_end_do_not_see_each_other(
     torch.testing.assert_close(mine, theirs)
 
 
-def test_in_texts_end_to_end_dropout_leaves_weights_out() -> None:
+@pytest.mark.parametrize("attention", [causal_attention, _fused], ids=["CPU", "GPU"])
+def test_in_texts_end_to_end_dropout_leaves_weights_out(
+    attention: Callable[[Tensor, float, Tensor], Tensor],
+) -> None:
     qkv, lengths = end_to_end(LENGTHS).detach(), torch.tensor(LENGTHS)
-    mean = sum(causal_attention(qkv, 0.3, lengths) for _ in range(400)) / 400
-    assert (mean - causal_attention(qkv, 0.0, lengths)).abs().mean() < 0.03
-    assert not torch.equal(causal_attention(qkv, 0.3, lengths), causal_attention(qkv, 0.3, lengths))
+    mean = sum(attention(qkv, 0.3, lengths) for _ in range(400)) / 400
+    assert (mean - attention(qkv, 0.0, lengths)).abs().mean() < 0.03
+    assert not torch.equal(attention(qkv, 0.3, lengths), attention(qkv, 0.3, lengths))
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that was made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = operation(*args, **(kwargs or {}))
+        tensors = made if isinstance(made, tuple | list) else [made]
+        counts = [tensor.numel() for tensor in tensors if isinstance(tensor, Tensor)]
+        self.numbers = max([self.numbers, *counts])
+        return made
+
+
+def test_texts_end_to_end_take_memory_by_their_length() -> None:
+    qkv = torch.randn(1, 64 * 1000, 3, 2, 8, requires_grad=True)
+    with Largest() as largest:
+        _fused(qkv, 0.0, torch.tensor([1000] * 64)).sum().backward()
+    assert largest.numbers < 1.1 * qkv.numel()
+
+
+def test_the_kernel_of_gpus_for_texts_end_to_end_takes_what_it_is_given() -> None:
+    """Shapes and formats only; its numbers need a GPU: ``python -m benchmarks.gpu``."""
+    qkv = torch.empty(sum(LENGTHS), 3, 4, 8, dtype=torch.bfloat16, device="meta").requires_grad_()
+    mixed = _varlen(qkv, torch.tensor(LENGTHS))
+    assert (mixed.shape, mixed.dtype) == ((sum(LENGTHS), 4, 8), torch.bfloat16)
+    (gradient,) = torch.autograd.grad(mixed, qkv, torch.empty_like(mixed))
+    assert (gradient.shape, gradient.dtype) == (qkv.shape, qkv.dtype)
 
 
 def test_in_bfloat16_it_is_about_as_exact_as_pytorchs() -> None:

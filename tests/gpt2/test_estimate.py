@@ -67,7 +67,7 @@ def test_arithmetic_is_what_torch_counts(again: bool, optimizer: str) -> None:
         for one in optimizers:
             one.step()
     batches = Batches(steps=1, tokens=256, in_memory=256, length=64)
-    updates = muon_flops(SMALL) if optimizer == "muon" else 0
+    updates = muon_flops(SMALL, torch.float32) if optimizer == "muon" else 0
     foretold = estimate.training_flops(SMALL, settings, batches) + updates
     assert foretold == pytest.approx(counter.get_total_flops(), rel=0.01)
 
@@ -86,14 +86,14 @@ def test_a_stage_takes_its_steps_and_what_it_reads_to_evaluate() -> None:
     speed = Speed(products=1e9, sum=1e-9, call=1e-4)
     read = Batches(steps=10, tokens=2560, in_memory=256, length=64, counted=0.5, evaluated=2560)
     settings = params(optimizer="muon", micro_batch_size=3)  # 4 sequences: two passes
-    assert estimate.training_seconds(SMALL, settings, read, speed) == steps_seconds(
+    assert estimate.training_seconds(SMALL, settings, read, speed, torch.float32) == steps_seconds(
         *(SMALL, speed),
         flops=estimate.training_flops(SMALL, settings, read),
         tokens=2560 * 4 / 3,
         counted=1280 * 4 / 3,
         steps=10,
         passes=20,
-        muon=True,
+        muon=muon_flops(SMALL, torch.float32),
     )
 
 

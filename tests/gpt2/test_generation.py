@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config as PeerConfig
 from transformers import GPT2LMHeadModel
 from transformers.generation.logits_process import (
@@ -14,11 +15,13 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from gpt2 import generation
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.generation import (
     Decoder,
     Product,
+    RecordedStep,
     SamplingParams,
     generate,
     next_token_probabilities,
@@ -83,6 +86,37 @@ def test_greedy_equals_transformers(peer, model, batch_size, end):
         # The last token before the end of the context has no place of its own: one more may come.
         assert new[: len(expected)] == expected
         assert len(new) - len(expected) in (0, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("end", [NEVER, 5])
+def test_the_step_that_a_gpu_records_writes_the_same(monkeypatch, model, batch_size, end):
+    """Tensors that never move, and places in multiples; here they are not recorded but computed."""
+    sampling = SamplingParams(max_new_tokens=25)
+    expected = generate(model, prompts(), sampling, end, RUNTIME, batch_size)
+    monkeypatch.setattr(generation, "PLACES", 16)
+    monkeypatch.setattr(Decoder, "step", lambda *given: RecordedStep(*given))
+    assert generate(model, prompts(), sampling, end, RUNTIME, batch_size) == expected
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that were computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_step_that_a_gpu_records_never_waits_for_it(model):
+    step = RecordedStep(Decoder(model, RUNTIME), 3, 20)
+    with torch.no_grad(), Operations() as seen:
+        step._logits(generation.PLACES)
+    assert "index_put_" in seen.names
+    assert not seen.names & {"_local_scalar_dense", "nonzero", "masked_select", "equal"}
 
 
 def test_a_stop_token_ends_its_own_row_only(model):

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from gpt2 import progress
+from gpt2.attention import keep_from_compiler
 from gpt2.batch import IGNORE_INDEX, Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import Runtime
@@ -265,6 +267,22 @@ def test_a_batch_without_targets_is_an_error(tmp_path):
 def test_lower_precision_trains(tmp_path, dtype):
     history = train(tmp_path, model(), params(dtype=dtype), steps=60)
     assert history.evaluations[-1]["val_loss"] < 0.9 * history.evaluations[0]["val_loss"]
+
+
+def test_texts_of_ever_new_lengths_are_not_compiled_for_ever():
+    """For the first shape, and for any length and any number of texts; here by a compiler that
+    leaves kernels as they are."""
+    net, compiled = model(), CompileCounterWithBackend("aot_eager")
+    keep_from_compiler()
+    features_of = torch.compile(net.features, backend=compiled)
+    counts = []
+    for lengths in ([12, 1, 7], [5, 9, 12], [3, 2, 12, 8], [12] * 4, [1, 6, 2]):
+        inputs, targets, _ = batch(0, rows=4)
+        n = sum(lengths)
+        texts = Batch(inputs.view(1, -1)[:, :n], targets.view(1, -1)[:, :n], torch.tensor(lengths))
+        torch.testing.assert_close(loss_sum(net, texts, features_of), loss_sum(net, texts))
+        counts.append(compiled.frame_count)
+    assert counts[3:] == [counts[2]] * 2
 
 
 @pytest.mark.slow
