@@ -1,0 +1,58 @@
+"""How threads wait for each other, as `import gpt2` sets it before torch is loaded."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from gpt2 import SPINS, SPINS_BESIDE_OTHERS
+from scripts.deps import ROOT
+
+NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+LOOP = "import os\nwhile os.getppid() == {parent}: pass"
+
+
+def spin_count(module: str, variables: Mapping[str, str]) -> str:
+    """What a process that imports ``module`` has set; torch must not be loaded before."""
+    code = f"import os, sys, {module}; assert 'torch' not in sys.modules; "
+    code += "print(os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {name: value for name, value in os.environ.items() if name not in NAMES}
+    environment = {**kept, "PYTHONPATH": str(ROOT / "src"), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def busy() -> Iterator[None]:
+    """A process that never sleeps."""
+    code = LOOP.format(parent=os.getpid())
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        yield
+        process.kill()
+
+
+@pytest.mark.parametrize("module", ["gpt2", "stages"])
+def test_threads_sleep_soon_before_torch_is_there(module: str) -> None:
+    assert spin_count(module, {}) in (str(SPINS), str(SPINS_BESIDE_OTHERS))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_and_sooner_beside_a_busy_process(busy: None) -> None:
+    assert spin_count("gpt2", {}) == str(SPINS_BESIDE_OTHERS)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_who_has_set_it_knows_better(variables: Mapping[str, str], expected: str) -> None:
+    assert spin_count("gpt2", variables) == expected
