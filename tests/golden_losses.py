@@ -2,7 +2,7 @@
 
 ``python -m tests.golden_losses muon`` prints them; with ``--keep`` all of them become the golden
 values of this kind, ``tests/golden/<kind>.json``. Environment variables choose a smaller kind (see
-`tests.processors`), ``--dtype`` another number format. The text is NumPy's documentation alone.
+`benchmarks.measure`), ``--dtype`` another number format. The text is NumPy's documentation alone.
 """
 
 import json

@@ -14,10 +14,10 @@ import sys
 import pytest
 import torch
 
+from benchmarks.measure import IMITATED
 from gpt2.device import DeviceParams, choose_runtime
 from scripts.deps import ROOT
 from tests.golden_losses import GOLDEN, OPTIMIZERS, STEPS, kind
-from tests.processors import AVX2
 
 CAPABILITIES = torch.cpu.get_capabilities()
 HAS = {
@@ -51,7 +51,7 @@ def test_losses_are_the_golden_ones(name: str, optimizer: str) -> None:
     if not HAS[name]:
         pytest.skip("this processor is of a smaller kind")
     dtype = name.partition("-")[2]
-    environment = {**os.environ, **(AVX2 if name.startswith("avx2") else {})}
+    environment = {**os.environ, **(IMITATED["avx2"] if name.startswith("avx2") else {})}
     done = subprocess.run(
         [sys.executable, "-m", "tests.golden_losses", optimizer, "--dtype", dtype],
         cwd=ROOT,

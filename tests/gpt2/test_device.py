@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
+from benchmarks.measure import IMITATED
 from gpt2.device import DeviceParams, Runtime, choose_runtime, native_formats, peak_memory_mib
 from gpt2.errors import UserError
 from scripts.deps import ROOT
-from tests.processors import AVX2
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -42,7 +42,7 @@ def test_auto_computes_in_bfloat16_only_where_the_processor_does_and_gains_by_it
 
 def test_a_processor_that_is_made_to_look_smaller_computes_in_float32():
     code = "from gpt2.device import *; print(choose_runtime(DeviceParams(device='cpu')).dtype)"
-    environment = {**os.environ, **AVX2, "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, **IMITATED["avx2"], "PYTHONPATH": str(ROOT / "src")}
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -88,7 +88,7 @@ def test_a_format_that_is_emulated_is_warned_of_once_with_what_it_costs(name):
     process = subprocess.run(
         [sys.executable, "-c", CHOSEN, name, name],
         cwd=ROOT / "src",
-        env={**os.environ, **AVX2},
+        env={**os.environ, **IMITATED["avx2"]},
         capture_output=True,
         text=True,
         check=True,

@@ -9,6 +9,7 @@ import time
 import torch
 from torch import Tensor
 
+from benchmarks.measure import IMITATED
 from gpt2 import pace
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import Runtime
@@ -18,7 +19,6 @@ from gpt2.processor import cores
 from gpt2.tracking import NullTracker
 from gpt2.trainer import fit
 from tests.gpt2.test_trainer import CONFIG, batch, params
-from tests.processors import AVX2
 
 CPU = torch.device("cpu")
 FLOAT32 = Runtime(CPU, torch.float32)
@@ -96,7 +96,7 @@ print(likely_cause(Runtime(torch.device("cpu"), torch.float16), 0.0))
 def test_an_emulated_format_is_the_likely_cause_before_all_others() -> None:
     process = subprocess.run(
         [sys.executable, "-c", EMULATED],
-        env={**os.environ, **AVX2, "PYTHONPATH": "src"},
+        env={**os.environ, **IMITATED["avx2"], "PYTHONPATH": "src"},
         capture_output=True,
         text=True,
         check=True,
