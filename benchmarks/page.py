@@ -99,8 +99,7 @@ def origin(kind: str, found: Found) -> str:
     """On which machine, with what, and when."""
     machine = found["machine"]
     device = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
-    set_to = " ".join(f"{name}={value}" for name, value in machine["imitated_by"].items())
-    imitated = f" that imitates it (`{set_to}`)" if set_to else ""
+    imitated = f", held to {kind}" if machine["imitated_by"] else ""
     torch = found["versions"]["torch"]
     return f"**{kind}**: {device}{imitated}, torch {torch}, {found['date'][:10]}"
 

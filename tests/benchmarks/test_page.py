@@ -70,7 +70,7 @@ def test_a_line_for_each_peer_and_a_table_for_each_kind(tmp_path: Path) -> None:
         "| a step | 430 tokens/s | Trainer: 10 million tokens/s | 2.00× |  |",
     ]
     assert text.count("\n".join(["", *lines, ""])) == 2
-    assert "**avx2**: A processor, 2 threads that imitates it (`ISA=avx2`), torch 2.0, 20" in text
+    assert "**avx2**: A processor, 2 threads, held to avx2, torch 2.0, 20" in text
     assert "**avx512**: A processor, 2 threads, torch 2.0, 2026-01-02\n" in text
     assert text.index("**avx2**") < text.index("**avx512**")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
