@@ -67,19 +67,22 @@ def losses(optimizer: str, dtype: str) -> dict[str, Any]:
     runtime = choose_runtime(pretrain)
     return {
         "kind": kind(runtime),
-        "pretrain": train(config, pretrain, runtime, lambda step: [windows(step)]),
-        "finetune": train(config, finetune, runtime, answers),
+        "pretrain": train(config, pretrain, pretrain.steps, runtime, lambda step: [windows(step)]),
+        "finetune": train(config, finetune, pretrain.steps, runtime, answers),
     }
 
 
-def train(config: GPT2Config, params: TrainParams, runtime: Runtime, batches: Any) -> list[float]:
+def train(
+    config: GPT2Config, params: TrainParams, steps: int, runtime: Runtime, batches: Any
+) -> list[float]:
+    """The first losses of a training whose learning rate falls over ``steps``."""
     torch.manual_seed(params.seed)
     model = GPT2(config).train()
     optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     found = []
     for step in range(STEPS):
-        set_lr(optimizers, lr_factor(step, 1300, params.warmup_steps, params.min_lr_fraction))
+        set_lr(optimizers, lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction))
         loss, _ = train_step(
             loss_sum, model, batches(step), optimizers, scaler, runtime, params, step
         )

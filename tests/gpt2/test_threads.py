@@ -3,15 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
+from benchmarks.under_load import busy
 from gpt2 import SPINS, SPINS_BESIDE_OTHERS
 from scripts.deps import ROOT
 
 NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-LOOP = "import os\nwhile os.getppid() == {parent}: pass"
 
 
 def spin_count(module: str, variables: Mapping[str, str]) -> str:
@@ -31,23 +31,15 @@ def spin_count(module: str, variables: Mapping[str, str]) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture
-def busy() -> Iterator[None]:
-    """A process that never sleeps."""
-    code = LOOP.format(parent=os.getpid())
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        yield
-        process.kill()
-
-
 @pytest.mark.parametrize("module", ["gpt2", "stages"])
 def test_threads_sleep_soon_before_torch_is_there(module: str) -> None:
     assert spin_count(module, {}) in (str(SPINS), str(SPINS_BESIDE_OTHERS))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_and_sooner_beside_a_busy_process(busy: None) -> None:
-    assert spin_count("gpt2", {}) == str(SPINS_BESIDE_OTHERS)
+def test_and_sooner_beside_a_busy_process() -> None:
+    with busy(1):
+        assert spin_count("gpt2", {}) == str(SPINS_BESIDE_OTHERS)
 
 
 @pytest.mark.parametrize(
