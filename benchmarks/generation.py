@@ -19,7 +19,7 @@ import torch
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record, take_turns
-from gpt2.device import DeviceParams, Runtime, choose_runtime
+from gpt2.device import DeviceParams, Runtime, choose_runtime, dtype_name
 from gpt2.estimate import parameters
 from gpt2.flops import measured_rate
 from gpt2.generation import SamplingParams, generate, stream
@@ -100,7 +100,7 @@ def against_peer(
             return [list(stream(model, texts[0], sampling, NEVER, runtime))]
         return generate(model, texts, sampling, NEVER, runtime, B)
 
-    name = f"Hugging Face, {str(runtime.dtype).removeprefix('torch.')}"
+    name = f"Hugging Face, {dtype_name(runtime.dtype)}"
     found, expected = ours(), peers(peer, texts, new)
     require_lengths(found, expected, new)
     timings = take_turns({"ours": ours, name: lambda: peers(peer, texts, new)}, rounds)

@@ -33,7 +33,8 @@ from benchmarks.peers import GPT, hugging_face_is_here, training
 from gpt2 import trainer
 from gpt2.batch import Batch
 from gpt2.checkpoint import RunDirectory
-from gpt2.device import DeviceParams, Runtime, choose_runtime
+from gpt2.device import DeviceParams, Runtime, choose_runtime, dtype_name
+from gpt2.flops import timed
 from gpt2.generation import SamplingParams, generate
 from gpt2.instructions import Example, collate
 from gpt2.model import GPT2, GPT2Config
@@ -121,14 +122,14 @@ def parity(config: GPT2Config, runtime: Runtime) -> list[Check]:
             found = computed(model, batch, Runtime(runtime.device, dtype))
             off = {key: float((found[key] - e).norm() / e.norm()) for key, e in expected.items()}
             parts = ", ".join(f"{key} {error:.1e}" for key, error in off.items())
-            sentence = f"{name}, {_name(dtype)}, off the CPU's float32 by: {parts}"
+            sentence = f"{name}, {dtype_name(dtype)}, off the CPU's float32 by: {parts}"
             checks.append(Check(max(off.values()) <= TOLERANCE[dtype], sentence))
     return checks
 
 
 def computed(model: GPT2, batch: Batch, runtime: Runtime) -> dict[str, Tensor]:
     """Logits, mean loss and all gradients, in float32 on the CPU."""
-    there, moved = deepcopy(model).to(runtime.device), _to(batch, runtime.device)
+    there, moved = deepcopy(model).to(runtime.device), batch.to(runtime.device)
     with runtime.autocast():
         loss = trainer.loss_sum(there, moved) / batch.targets.numel()
         with torch.no_grad():
@@ -203,7 +204,7 @@ def finetuning(config: GPT2Config, runtime: Runtime, texts: int, rounds: int) ->
         step(long)
         torch.cuda.reset_peak_memory_stats()
         figures["64 texts of 1,000 tokens, ms a step"] = 1e3 * min(
-            _seconds(lambda: step(long), device) for _ in range(3)
+            timed(lambda: step(long), runtime) for _ in range(3)
         )
         figures["64 texts of 1,000 tokens, peak memory, MiB"] = (
             torch.cuda.max_memory_allocated() / 2**20
@@ -223,10 +224,10 @@ def finetuning(config: GPT2Config, runtime: Runtime, texts: int, rounds: int) ->
     steps: dict[str, Callable[[Sequence[Example]], object]] = {
         **compiled,
         "ours, eager": eager,
-        "nanoGPT, padded": lambda each: padded_step(*_to(padded(each), device)[:2]),
+        "nanoGPT, padded": lambda each: padded_step(*padded(each).to(device)[:2]),
     }
     sides = {
-        name: lambda step=step: _seconds(lambda: [step(each) for each in turns], device)
+        name: lambda step=step: timed(lambda: [step(each) for each in turns], runtime)
         for name, step in steps.items()
     }
     return Row(
@@ -244,12 +245,12 @@ def stepping(
     """The trainer's step, of a model of its own."""
     params = trainer.TrainParams(lr=5e-5, batch_size=1, compile=compiled)
     model = GPT2(config).to(runtime.device).train()
-    optimizers = make_optimizers(model, params)
+    optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
     loss_of = trainer.choose_loss(model, params, runtime, steps=10**6)
 
     def step(texts: Sequence[Example]) -> None:
-        batch = _to(collate(texts, loss_on="all"), runtime.device)
+        batch = collate(texts, loss_on="all").to(runtime.device)
         trainer.train_step(loss_of, model, [batch], optimizers, scaler, runtime, params, step=0)
 
     return step
@@ -282,7 +283,7 @@ def writing(config: GPT2Config, runtime: Runtime, B: int, new: int, rounds: int)
     sides = {
         "ours": lambda: generate(model, texts, sampling, generation.NEVER, runtime, batch_size=B)
     }
-    name = f"Hugging Face, {_name(runtime.dtype)}"
+    name = f"Hugging Face, {dtype_name(runtime.dtype)}"
     if hugging_face_is_here():
         peer = generation.peer_of(model).to(runtime.device, runtime.dtype)
         sides[name] = lambda: generation.peers(peer, texts, new)
@@ -293,23 +294,6 @@ def writing(config: GPT2Config, runtime: Runtime, B: int, new: int, rounds: int)
     return Row(
         work, B * new, "tokens", timings, figures={"ms a token of each text": seconds / new * 1e3}
     )
-
-
-def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    """How long it takes until the device is done with it."""
-    started = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.inputs.to(device), batch.targets.to(device), batch.lengths)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 if __name__ == "__main__":

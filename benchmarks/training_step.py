@@ -27,7 +27,7 @@ from benchmarks.peers import GPT, hugging_face_is_here, training
 from benchmarks.side import Side, Turns, serve
 from gpt2 import flops, trainer
 from gpt2.batch import Batch
-from gpt2.device import DeviceParams, choose_runtime, peak_memory_mib
+from gpt2.device import DeviceParams, choose_runtime, dtype_name, peak_memory_mib
 from gpt2.model import GPT2, GPT2Config
 from gpt2.optim import make_optimizers
 
@@ -255,7 +255,7 @@ def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> 
         found: dict[str, Any] = {
             "loss": losses[0],
             "peak_mib": peaks[0],
-            "dtype": str(runtime.dtype).removeprefix("torch."),
+            "dtype": dtype_name(runtime.dtype),
             "rate": flops.measured_rate(runtime, *large),
         }
         if device == "cpu":

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import torch
 
-from gpt2.device import Runtime, choose_runtime
+from gpt2.device import Runtime, choose_runtime, dtype_name
 from gpt2.instructions import InstructionBatches, collate, encode
 from gpt2.model import GPT2, GPT2Config
 from gpt2.optim import lr_factor, make_optimizers, set_lr
@@ -37,7 +37,7 @@ STEPS = 20
 def kind(runtime: Runtime) -> str:
     """Such as ``avx2-float32``: the instructions that torch uses, and the number format."""
     used = torch.backends.cpu.get_cpu_capability().lower()
-    return f"{used}-{str(runtime.dtype).removeprefix('torch.')}"
+    return f"{used}-{dtype_name(runtime.dtype)}"
 
 
 def losses(optimizer: str, dtype: str) -> dict[str, Any]:

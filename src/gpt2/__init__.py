@@ -20,8 +20,8 @@ def spins() -> int:
     """GOMP_SPINCOUNT for this machine as it is now.
 
     Once another process runs, too, a thread that spins for milliseconds keeps from the processor
-    the very thread that it waits for, and a training step takes five times as long. Sleeping at
-    once costs a quiet machine a third.
+    the very thread that it waits for, and a training step takes three to six times as long.
+    Sleeping after 200 looks costs a quiet machine up to a third (docs/log.md).
     """
     return SPINS_BESIDE_OTHERS if _others_run() else SPINS
 

@@ -1,7 +1,8 @@
 """A batch of token ids: all that the trainer ever sees, in pretraining as in finetuning."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
@@ -18,3 +19,8 @@ class Batch(NamedTuple):
     targets: Tensor
     lengths: Tensor | None = None
     """Tokens of each text in the one row, always on the CPU; None: every row is a text."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch there; the lengths stay where they are."""
+        inputs, targets = (t.to(device, non_blocking=True) for t in (self.inputs, self.targets))
+        return self._replace(inputs=inputs, targets=targets)

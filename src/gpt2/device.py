@@ -90,7 +90,7 @@ def native_formats() -> list[str]:
     """The formats of products that the processor computes itself, by their names in `dtype`."""
     formats = (torch.float32, torch.bfloat16, torch.float16)
     native = [dtype for dtype in formats if not is_emulated(Runtime(torch.device("cpu"), dtype))]
-    return [_name(dtype) for dtype in native]
+    return [dtype_name(dtype) for dtype in native]
 
 
 @cache
@@ -118,12 +118,13 @@ def _warn_of_emulation(dtype: torch.dtype) -> None:
     log.warning(
         "dtype: %s is emulated on this processor: a matrix product takes %.0f times as long as in "
         "float32. Set dtype: auto",
-        _name(dtype),
+        dtype_name(dtype),
         slowdown(dtype),
     )
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """As the parameter `dtype` names it: ``bfloat16``."""
     return str(dtype).removeprefix("torch.")
 
 

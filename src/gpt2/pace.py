@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from gpt2.batch import IGNORE_INDEX, Batch
-from gpt2.device import Runtime, is_emulated
+from gpt2.device import Runtime, dtype_name, is_emulated
 from gpt2.flops import (
     Speed,
     measured_speed,
@@ -99,7 +99,7 @@ class Pace:
 def likely_cause(runtime: Runtime, busy: float) -> str:
     """Why training is slow, while others keep ``busy`` cores busy."""
     if is_emulated(runtime):
-        name = str(runtime.dtype).removeprefix("torch.")
+        name = dtype_name(runtime.dtype)
         return f"Likely cause: dtype {name} is emulated on this processor. Set dtype: auto"
     if busy >= BUSY and cores() - busy < torch.get_num_threads():
         return f"Likely cause: other processes keep {busy:.1f} of {cores()} cores busy. End them"

@@ -149,7 +149,7 @@ def evaluate(model: GPT2, batches: Iterable[Batch], runtime: Runtime) -> Evaluat
     model.eval()
     total, n_tokens = 0.0, 0
     for batch in batches:
-        moved = _to(batch, runtime.device)
+        moved = batch.to(runtime.device)
         with runtime.autocast():
             total += float(loss_sum(model, moved))
         n_tokens += int((batch.targets != IGNORE_INDEX).sum())
@@ -235,7 +235,7 @@ def fit(
             started = time.perf_counter()
             factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
             set_lr(optimizers, factor)
-            batches = [_to(batch, runtime.device) for batch in train(step)]
+            batches = [batch.to(runtime.device) for batch in train(step)]
             random_state = torch.get_rng_state()
             try:
                 loss, grad_norm = train_step(
@@ -349,11 +349,6 @@ def checkpoint_activations(model: GPT2) -> None:
     for block in model.h:
         # In place, so that no parameter changes its name.
         block.forward = partial(recompute, block.forward, use_reentrant=False)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    inputs, targets = (t.to(device, non_blocking=True) for t in batch[:2])
-    return Batch(inputs, targets, batch.lengths)
 
 
 def choose_loss(
