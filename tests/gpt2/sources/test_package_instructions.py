@@ -162,7 +162,7 @@ def test_a_limit_is_a_draw_not_a_head(
     few = make_records(objects, PARAMS.model_copy(update={"limit": 50}))
     assert Counter(record.kind for record in few) == dict.fromkeys(KINDS, 50)
     assert set(few) <= set(records)
-    assert len({record.name.split(".")[0] for record in few}) == len(PACKAGES)
+    assert len({record.name.split(".")[0] for record in few}) >= len(PACKAGES)
 
 
 def test_a_limit_takes_no_split_first(
