@@ -157,7 +157,7 @@ def obstacle(own: Own, root: Path) -> str | None:
         return "the pipeline writes there"
     missing, n_files, n_bytes = set(own.files), 0, 0
     for directory, subdirectories, names in os.walk(own.folder):
-        if foreign := {".dvc", ".dvcignore"}.intersection(subdirectories, names):
+        if foreign := {".dvc", ".dvcignore"} & {*subdirectories, *names}:
             return f"{Path(directory, foreign.pop())} belongs to another repository of DVC's"
         for path in (Path(directory, name) for name in names):
             if not path.is_file() or not os.access(path, os.R_OK):
