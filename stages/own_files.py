@@ -159,9 +159,11 @@ def obstacle(own: Own, root: Path) -> str | None:
     for directory, subdirectories, names in os.walk(own.folder):
         if foreign := {".dvc", ".dvcignore"} & {*subdirectories, *names}:
             return f"{Path(directory, foreign.pop())} belongs to another repository of DVC's"
+        if ".git" in subdirectories:
+            subdirectories.remove(".git")  # DVC leaves it out, too
         for path in (Path(directory, name) for name in names):
-            if not path.is_file() or not os.access(path, os.R_OK):
-                return f"{path} cannot be read"
+            if not _readable(path):
+                return f"{str(path).encode(errors='replace').decode()} cannot be read"
             if path in missing:
                 missing.remove(path)
                 continue
@@ -169,6 +171,15 @@ def obstacle(own: Own, root: Path) -> str | None:
             if n_files > MOST_FILES_BESIDE or n_bytes > MOST_BYTES_BESIDE:
                 return "it holds much else, which DVC would have to read"
     return f"{min(missing)} lies behind a link" if missing else None
+
+
+def _readable(path: Path) -> bool:
+    """Whether it is what DVC can read: a file, no socket or broken link, whose name is UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return path.is_file() and os.access(path, os.R_OK)
 
 
 def _link(place: Path, target: Path) -> None:

@@ -119,6 +119,8 @@ def test_in_a_copy_of_the_repository_links_lead_to_the_original(
 @pytest.mark.parametrize("path", ["texts", "texts/*.txt", "texts/**/*.[tm]*"])
 def test_a_folder_is_linked_whole_so_that_new_files_are_seen(path: str) -> None:
     texts(Path("texts"))
+    Path("texts/.git").mkdir()
+    Path("texts/.git/old").symlink_to("gone")
     assert "warning" not in linked(corpus=file(path))
     assert CORPUS.is_symlink()
     assert CORPUS.resolve() == Path("texts").resolve()
@@ -177,6 +179,10 @@ def has_a_broken_link(folder: Path) -> None:
     (folder / "b" / "old.txt.bak").symlink_to("gone")
 
 
+def has_a_name_that_is_no_text(folder: Path) -> None:
+    Path(folder, os.fsdecode(b"\xff.bin")).touch()
+
+
 def is_another_repository(folder: Path) -> None:
     (folder / ".dvcignore").touch()
 
@@ -198,6 +204,7 @@ def has_a_link_to_a_folder(folder: Path) -> None:
         (holds_outputs, "data/*.txt", "the pipeline writes there"),
         (has_a_socket, "texts", "texts/socket cannot be read"),
         (has_a_broken_link, "texts/*.txt", "old.txt.bak cannot be read"),
+        (has_a_name_that_is_no_text, "texts", "?.bin cannot be read"),
         (is_another_repository, "texts", ".dvcignore belongs to another repository of DVC's"),
         (has_much_else, "texts/**/*.txt", "it holds much else, which DVC would have to read"),
         (has_a_link_to_a_folder, "texts/*/*.txt", "linked/a.txt lies behind a link"),
