@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.running import STAGES
+from stages.running import WITH_RESULTS
 
 SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    files = {stage: directory / f"{stage}.json" for stage in STAGES}
+    files = {stage: directory / f"{stage}.json" for stage in WITH_RESULTS}
     return {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
 
 

@@ -44,7 +44,7 @@ class Gpt2WeightsParams(Params):
     """Digest of ``model.safetensors``; null: the pinned one of the size. Where none is pinned, with
     a revision or repository of your own, null takes the one that the hub states."""
     path: Annotated[str, Field(min_length=1)] | None = None
-    """The directory; a relative one counts from the repository's root. DVC does not watch it."""
+    """The directory; a relative one counts from the repository's root."""
     mirrors: list[Url] = Field(default_factory=list)
     """Servers with the hub's layout, asked in this order when the hub does not deliver."""
 
@@ -129,16 +129,10 @@ def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, An
     Raises:
         UserError: one is missing, damaged, or another one than meant.
     """
-    source = root / (params.path or "")
+    source = checkpoint(params, root)
     if (source / files.MANIFEST).is_file():
         files.read_manifest(source)
     for name in (CONFIG, WEIGHTS):
-        if not (source / name).is_file():
-            raise UserError(
-                f"gpt2_weights.path: {source / name}: no such file. A Hugging Face checkpoint of a "
-                "GPT-2 in safetensors is needed (transformers: model.save_pretrained and "
-                "tokenizer.save_pretrained)"
-            )
         shutil.copyfile(source / name, directory / name)
     Tokenizer.load(source).save(directory)
     if params.sha256:
@@ -149,6 +143,23 @@ def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, An
         "sha256": files.sha256(directory / WEIGHTS),
         "sha256_stated_by": "parameters" if params.sha256 else None,
     }
+
+
+def checkpoint(params: Gpt2WeightsParams, root: Path) -> Path:
+    """The directory of a checkpoint on this machine.
+
+    Raises:
+        UserError: it lacks a file that any has.
+    """
+    source = root / (params.path or "")
+    for name in (CONFIG, WEIGHTS):
+        if not (source / name).is_file():
+            raise UserError(
+                f"gpt2_weights.path: {source / name}: no such file. A Hugging Face checkpoint of a "
+                "GPT-2 in safetensors is needed (transformers: model.save_pretrained and "
+                "tokenizer.save_pretrained)"
+            )
+    return source
 
 
 def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
 import click
@@ -23,7 +22,7 @@ from gpt2.instructions import (
     prompt,
 )
 from gpt2.params import Fraction, Positive
-from gpt2.sources.records import InstructionRecord, sample
+from gpt2.sources.records import InstructionRecord, sample_records
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
 from stages.running import EXAMPLES, running
@@ -149,7 +148,7 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
 def choose_records(
     records: list[InstructionRecord], params: FinetuneParams
 ) -> list[InstructionRecord]:
-    """The records to train and to validate on, drawn by a hash of their text."""
+    """The records to train and to validate on, drawn by their hash."""
     kinds = {record.kind for record in records}
     limits = params.train_records or {}
     if unknown := sorted(limits.keys() - kinds):
@@ -166,7 +165,7 @@ def choose_records(
             ("validation", params.max_validation_records),
         ):
             of_kind = [record for record in records if (record.kind, record.split) == (kind, split)]
-            chosen += sample(of_kind, most, attrgetter("input"), params.seed)
+            chosen += sample_records(of_kind, most, params.seed)
     return chosen
 
 

@@ -15,7 +15,7 @@ from gpt2.instructions import load_records, prompt
 from gpt2.params import Positive
 from gpt2.progress import Progress
 from gpt2.sources.package_docs import name_as_words
-from gpt2.sources.records import InstructionRecord, sample
+from gpt2.sources.records import InstructionRecord, sample_records
 from gpt2.text_metrics import most_frequent, score
 from stages.running import EXAMPLES, running
 
@@ -102,7 +102,7 @@ def choose_records(
     chosen: list[InstructionRecord] = []
     for kind in sorted({record.kind for record in tests}):
         of_kind = [record for record in tests if record.kind == kind]
-        chosen += sample(of_kind, max_records, lambda record: record.input, seed)
+        chosen += sample_records(of_kind, max_records, seed)
     if not chosen:
         raise UserError("the instructions have no record in the test split; give more records")
     return chosen

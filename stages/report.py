@@ -14,7 +14,7 @@ from gpt2.report.machine import this_machine
 from gpt2.report.page import render
 from gpt2.report.snapshots import Snapshot, previous, results_digest, save
 from gpt2.tracking.context import flatten
-from stages.running import EXAMPLES, METRICS, SPEED, STAGES, running
+from stages.running import EXAMPLES, METRICS, SPEED, WITH_RESULTS, running
 
 PLOTS = Path("plots")
 
@@ -27,8 +27,9 @@ PLOTS = Path("plots")
 def main(params_path: Path, responses_dir: Path, judgements_dir: Path, output: Path) -> None:
     """Write one page on the run, and on what changed since the previous one."""
     with running("report", params_path, sections=[]) as run:
-        others = [stage for stage in STAGES if stage != "report"]
-        inputs = read(others, params_path, METRICS, PLOTS, SPEED, responses_dir, judgements_dir)
+        inputs = read(
+            WITH_RESULTS, params_path, METRICS, PLOTS, SPEED, responses_dir, judgements_dir
+        )
         machine = this_machine(Path())
         now = datetime.now(UTC)
         scores = item_scores(inputs.responses, inputs.judgements)

@@ -24,6 +24,7 @@ from gpt2.tracking import Tracker, flatten, track
 Section = TypeVar("Section")
 
 STAGES = (
+    "own_files",
     "download",
     "tokenize",
     "pretrain",
@@ -34,6 +35,8 @@ STAGES = (
     "report",
 )
 """The modules of the stages in the order of the pipeline; their metrics have the same names."""
+WITH_RESULTS = STAGES[1:-1]
+"""The seven of the pipeline proper: before them stand links, after them a page."""
 HIGHLIGHTS = {
     "download": "corpus.source",
     "tokenize": "tokenizer.vocab_size",
@@ -93,25 +96,35 @@ class Run:
 
 @contextmanager
 def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[Run]:
-    """The frame of a stage; ``sections`` are those of its parameters, for the tracker.
+    """The frame of a stage that tells MLflow what it does.
+
+    ``sections`` are those of its parameters, for the tracker.
+    """
+    started = time.monotonic()
+    with framed(stage) as root:
+        for section in sections:
+            params.load(dict[str, Any], params_path, section)
+        settings = params.load_yaml(params_path)
+        with track(stage, root, settings, sections, HIGHLIGHTS.get(stage)) as tracker:
+            yield Run(stage, params_path, root, tracker, started)
+            tracker.restored(_results_before(stage))
+
+
+@contextmanager
+def framed(stage: str) -> Iterator[Path]:
+    """The frame of any stage; gives the repository's root.
 
     A `UserError`, or what the operating system refuses to write, becomes one message and exit
     status 1; Ctrl-C and SIGTERM give 130 and 143.
     """
     started = time.monotonic()
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
     with _messages(), _stoppable():
         try:
             # The working directory, not the root, is what two runs of a stage would both write to:
             # experiments in temporary copies may run side by side.
             with writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
                 click.echo(f"{stage}: started")
-                for section in sections:
-                    params.load(dict[str, Any], params_path, section)
-                settings = params.load_yaml(params_path)
-                with track(stage, root, settings, sections, HIGHLIGHTS.get(stage)) as tracker:
-                    yield Run(stage, params_path, root, tracker, started)
-                    tracker.restored(_results_before(stage))
+                yield Path(os.environ.get("DVC_ROOT", ".")).resolve()
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, get_type_hints
 
 from gpt2.errors import UserError
 from gpt2.instructions import prompt
-from gpt2.judge.params import JudgeParams, LlamaEvalParams
+from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
 from gpt2.params import load_yaml, parse
+from gpt2.sources.local_files import FileCorpus, FileInstructions, is_output
 from gpt2.tokenizer import TokenizerParams
 from stages.download import CorpusParams, InstructionsParams
 from stages.download_gpt2_weights import Gpt2WeightsParams
@@ -73,6 +74,24 @@ def contradictions(sections: dict[str, Any]) -> list[str]:
         if names.keys() <= sections.keys():
             problems += rule(*(sections[name] for name in names))
     return problems
+
+
+def _own_files_are_no_outputs(
+    corpus: CorpusParams,
+    instructions: InstructionsParams,
+    judge: JudgeParams,
+    gpt2_weights: Gpt2WeightsParams,
+) -> Iterator[str]:
+    own = {"gpt2_weights.path": gpt2_weights.path}
+    if isinstance(corpus, FileCorpus):
+        own["corpus.path"] = corpus.path
+    if isinstance(instructions, FileInstructions):
+        own["instructions.path"] = instructions.path
+    if isinstance(judge, LlamaCppParams) and isinstance(judge.model, FileModel):
+        own["judge.model.file"] = judge.model.file
+    for key, path in own.items():
+        if path is not None and is_output(Path(path), Path()):
+            yield f"{key}: {path}: the pipeline itself writes there. Name a place of your own"
 
 
 def _every_split_has_records(instructions: InstructionsParams) -> Iterator[str]:
@@ -142,6 +161,7 @@ def _least_tokens(text: str) -> int:
 
 
 RULES: tuple[Callable[..., Iterator[str]], ...] = (
+    _own_files_are_no_outputs,
     _every_split_has_records,
     _base_model_is_made,
     _warmup_ends,

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from scripts.deps import ROOT
-from stages.running import STAGES as MODULES
+from stages import running
 from tests.tiny_llama import write_tiny_llama
 
-STAGES = [module.replace("_", "-") for module in MODULES]
+STAGES = [module.replace("_", "-") for module in running.STAGES]
+WITH_RESULTS = [module.replace("_", "-") for module in running.WITH_RESULTS]
 ENVIRONMENT = {
     **os.environ,
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -65,6 +66,18 @@ class Repository:
     def json(self, name: str) -> Any:
         return json.loads((self.directory / name).read_text())
 
+    def set(self, key: str, value: object) -> Any:
+        """Change one parameter; gives its old value."""
+        path = self.directory / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        *sections, last = key.split(".")
+        table = params
+        for section in sections:
+            table = table[section]
+        old, table[last] = table[last], value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        return old
+
 
 class Pipeline(Repository):
     """A repository with this code and the smoke profile."""
@@ -82,18 +95,6 @@ class Pipeline(Repository):
         self.set("judge.model", {"file": "judge.gguf"})
         self.set("finetune.lr", 0.002)
         self.commit()
-
-    def set(self, key: str, value: object) -> Any:
-        """Change one parameter; gives its old value."""
-        path = self.directory / "params.yaml"
-        params = yaml.safe_load(path.read_text())
-        *sections, last = key.split(".")
-        table = params
-        for section in sections:
-            table = table[section]
-        old, table[last] = table[last], value
-        path.write_text(yaml.safe_dump(params, sort_keys=False))
-        return old
 
 
 def started(output: str) -> list[str]:

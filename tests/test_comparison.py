@@ -60,8 +60,10 @@ def session(pipeline: Pipeline) -> Session:
 
 def test_only_what_depends_on_a_change_runs(session):
     judging = ["llama3-eval", "report"]
-    assert started(session.output("dvc exp run --temp --name other")) == judging
+    # A copy has no links to files of one's own until they are made.
+    assert started(session.output("dvc exp run --temp --name other")) == ["own-files", *judging]
     assert started(session.output("dvc exp run --temp --name bold")) == [
+        "own-files",
         "finetune",
         "generate-responses",
         *judging,

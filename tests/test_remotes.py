@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import DOCS, blocks, commands
-from tests.pipeline import Pipeline, Repository
+from tests.pipeline import Pipeline, Repository, started
 
 DOCUMENT = DOCS / "remotes.md"
 COMMANDS = commands(DOCUMENT)
@@ -27,6 +27,17 @@ def test_a_fresh_clone_pulls_and_trains_nothing(pipeline: Pipeline, tmp_path: Pa
     model = "data/models/finetuned/model.safetensors"
     assert (theirs.directory / model).read_bytes() == (ours.directory / model).read_bytes()
     assert theirs.repro() == []
+    # Without a file of their own that was read.
+    shutil.rmtree(theirs.directory / "data" / "own")
+    (theirs.directory / "judge.gguf").unlink()
+    assert "judge.model.file: " in theirs.run("dvc", "repro").stderr
+    assert started(theirs.call("dvc", "repro", "--allow-missing")) == []
+    theirs.set("generate_responses.max_records", 5)
+    assert started(theirs.call("dvc", "repro", "--allow-missing")) == [
+        "generate-responses",
+        "llama3-eval",
+        "report",
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "ssh"])

@@ -23,9 +23,8 @@ import yaml
 from gpt2 import files
 from gpt2.locks import locked
 from scripts.deps import ROOT
-from tests.pipeline import ENVIRONMENT, STAGES, Pipeline, Repository, started
+from tests.pipeline import ENVIRONMENT, WITH_RESULTS, Pipeline, Repository, started
 
-WITH_RESULTS = STAGES[:7]
 STEPS = 400
 LONG = {
     "pretrain.steps": STEPS,

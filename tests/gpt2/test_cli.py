@@ -25,7 +25,7 @@ from gpt2.instructions import prompt
 from gpt2.model import GPT2, GPT2Config
 from gpt2.tokenizer import Tokenizer, train_bpe
 from scripts.deps import ROOT
-from stages.running import STAGES
+from stages.running import WITH_RESULTS
 
 ASKED = prompt("Smile.", "")
 ANSWER = "Voilà 🙂: naïve 中文, 👩‍👩‍👧!\nΩ"
@@ -351,7 +351,7 @@ def test_validate_prints_a_row_for_each_stage(checkout):
     assert re.match(r"processor: \d+ core\(s\); .* thread\(s\); load \d", machine)
     assert heading.split() == [*("stage", "parameters", "tokens", "memory", "time", "based", "on")]
     names = [row.split()[0] for row in rows[:7]]
-    assert names == [name.replace("_", "-") for name in STAGES[:7]]
+    assert names == [name.replace("_", "-") for name in WITH_RESULTS]
     assert "62.3" in rows[2]
     assert re.fullmatch(r"whole run: about [\d.]+ (s|min)\b.*", rows[7])
 

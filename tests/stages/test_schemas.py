@@ -81,6 +81,9 @@ def test_everything_wrong_is_told_at_once(
         ("pretrain.prompts", ["word " * 128], "pretrain.prompts.0: must not be empty, and shorter"),
         ("pretrain.model.context_length", 16, "pretrain.model.context_length: 16, but the frame"),
         ("llama3_eval.max_tokens", 2048, "llama3_eval.max_tokens: 2048 leave no room"),
+        ("corpus", {"source": "file", "path": "data/raw/corpus"}, "corpus.path: data/raw/corpus: "),
+        ("judge.model", {"file": "./data/../data/raw/judge/a.gguf"}, "judge.model.file: ./data"),
+        ("gpt2_weights.path", "data/models/gpt2", "gpt2_weights.path: data/models/gpt2: the "),
     ],
 )
 def test_sections_that_contradict_each_other(
@@ -91,6 +94,8 @@ def test_sections_that_contradict_each_other(
     for section in sections:
         place = place[section]
     place[last] = value
+    if last == "path":
+        place |= {"size": "any", "source": "directory"}
     (found,) = problems(written(values))
     assert found.startswith(message)
 

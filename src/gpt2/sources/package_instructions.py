@@ -14,7 +14,15 @@ from pydantic import Field
 
 from gpt2.params import Positive
 from gpt2.sources.package_docs import DocumentedObject
-from gpt2.sources.records import InstructionRecord, Split, SplitParams, normalised, sample, split_of
+from gpt2.sources.records import (
+    InstructionRecord,
+    Split,
+    SplitParams,
+    normalised,
+    sample,
+    sample_records,
+    split_of,
+)
 
 LARGEST_DRAWN_GROUP = 20
 """Larger groups (every ``fit``) always go to train: drawn, one alone would upset the fractions."""
@@ -62,7 +70,8 @@ def make_records(
         )
         if kind in BALANCED:
             made = _balanced(made, params.seed)
-        records += sample(made, params.limit, attrgetter("name"), params.seed)
+        # Not by the name, whose hash decides the split: that would take the held-out ones first.
+        records += sample_records(made, params.limit, params.seed)
     return records
 
 

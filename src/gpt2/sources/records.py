@@ -1,6 +1,8 @@
 """What every source gives, documents and instruction records, and draws that a hash decides."""
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
 from operator import itemgetter
@@ -79,3 +81,19 @@ def sample(
         return list(items)
     drawn = nsmallest(limit, enumerate(items), lambda numbered: unit_hash(key(numbered[1]), seed))
     return [item for _, item in sorted(drawn, key=itemgetter(0))]
+
+
+def sample_records(
+    records: Iterable[InstructionRecord], limit: int | None, seed: int
+) -> list[InstructionRecord]:
+    """At most ``limit`` records, drawn by the hash of all that they ask and answer.
+
+    Equal ones count one by one: each is drawn as likely as any other record, not all or none.
+    """
+    earlier: Counter[str] = Counter()
+    keyed: list[tuple[str, InstructionRecord]] = []
+    for record in records:
+        content = json.dumps((record.instruction, record.input, record.output, record.kind))
+        keyed.append((f"{content} {earlier[content]}", record))
+        earlier[content] += 1
+    return [record for _, record in sample(keyed, limit, itemgetter(0), seed)]

@@ -7,7 +7,7 @@ from typing import Any
 import stages.running
 from gpt2 import files
 
-STAGES = [stage for stage in stages.running.STAGES if stage != "report"]
+STAGES = stages.running.WITH_RESULTS
 PARAMS = {
     "profile": "tiny",
     "finetune": {"lr": 0.002, "prompts": ["a", "b"]},

@@ -162,7 +162,20 @@ def test_a_limit_is_a_draw_not_a_head(
     few = make_records(objects, PARAMS.model_copy(update={"limit": 50}))
     assert Counter(record.kind for record in few) == dict.fromkeys(KINDS, 50)
     assert set(few) <= set(records)
-    assert len({record.name.split(".")[0] for record in few}) == len(PACKAGES)
+    assert len({record.name.split(".")[0] for record in few}) >= len(PACKAGES)
+
+
+def test_a_limit_takes_no_split_first(
+    objects: list[DocumentedObject], records: list[InstructionRecord]
+) -> None:
+    few = make_records(objects, PARAMS.model_copy(update={"limit": 300}))
+    for kind in KINDS:
+        shares = [
+            sum(r.split != "train" for r in some if r.kind == kind)
+            / sum(r.kind == kind for r in some)
+            for some in (few, records)
+        ]
+        assert shares[0] == pytest.approx(shares[1], abs=0.05), kind
 
 
 def test_one_package_makes_no_question_of_libraries(objects: list[DocumentedObject]) -> None:
