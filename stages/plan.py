@@ -30,9 +30,9 @@ from gpt2.tokenizer import BpeTokenizerParams, Gpt2TokenizerParams, Tokenizer
 from gpt2.trainer import TrainParams
 from stages import finetune, generate_responses
 from stages.download import WHEELS
-from stages.schemas import GPT2, PRETRAINED, Sections
+from stages.schemas import GPT2, GPT2_CONTEXT, PRETRAINED, Sections
 
-GPT2_VOCABULARY, GPT2_CONTEXT = 50_257, 1024
+GPT2_VOCABULARY = 50_257
 KINDS = ("describe", "library", "name", "object")
 """Of the instructions that are made from documentation."""
 RECORD_TOKENS, LONGEST_RECORD = 127, 300
@@ -359,6 +359,8 @@ class Plan:
     def _pretrained(self) -> GPT2Config:
         kind, shape = self.sections.tokenizer, self.sections.pretrain.model
         size = kind.vocab_size if isinstance(kind, BpeTokenizerParams) else GPT2_VOCABULARY
+        if self.sections.pretrain.initial_weights == GPT2 and self._downloaded:
+            size = self._downloaded.vocab_size
         return GPT2Config(vocab_size=size, **shape.model_dump())
 
     @cached_property
