@@ -17,6 +17,7 @@ from gpt2.flops import measured_speed
 from gpt2.instructions import encode, load_records
 from gpt2.judge.params import LlamaCppParams, WheelModel
 from gpt2.model import GPT2Config
+from gpt2.optim import stable_steps
 from gpt2.params import load_yaml
 from gpt2.processor import parsing_rate
 from gpt2.sources import gpt2_tokenizer, hub, package_docs
@@ -443,10 +444,12 @@ class Plan:
 
     def _disk(self) -> float:
         """Bytes that a run adds: each model twice, in its place and in DVC's cache; the largest
-        checkpoint twice, when the next one replaces it."""
+        checkpoint twice, when the next one replaces it; one for a longer run."""
         models = [self._pretrained, self._downloaded, self._base]
         sizes = [4 * estimate.parameters(config) if config else 0 for config in models]
-        return OTHER_BYTES + 2 * sum(sizes) + 2 * max(3 * sizes[0], 4 * sizes[2])
+        params, state = self.sections.pretrain, 3 * sizes[0]
+        shared = state if stable_steps(params.steps, params) > params.warmup_steps else 0
+        return OTHER_BYTES + 2 * sum(sizes) + 2 * max(state, 4 * sizes[2]) + shared
 
 
 def _in_memory(params: TrainParams) -> int:

@@ -7,7 +7,7 @@ import click
 import torch
 
 from gpt2 import files, weights
-from gpt2.checkpoint import RunDirectory, code_digest
+from gpt2.checkpoint import RunDirectory, SharedState, code_digest
 from gpt2.device import choose_runtime
 from gpt2.errors import UserError
 from gpt2.generation import SamplingParams, generate
@@ -15,7 +15,7 @@ from gpt2.model import GPT2, Architecture, GPT2Config
 from gpt2.params import Positive
 from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
 from gpt2.tokenizer import Tokenizer
-from gpt2.trainer import Evaluation, TrainParams, fit
+from gpt2.trainer import Evaluation, TrainParams, compiles, fit
 from stages.running import EXAMPLES, NO_WEIGHTS, running
 from stages.training import micro_batches, report
 
@@ -86,17 +86,19 @@ def main(
             ]
             run.tracker.text("\n\n---\n\n".join(texts) + "\n", f"samples/step-{step:06d}.txt")
 
-        run_directory = RunDirectory(
-            run.runs,
-            "pretrain",
-            {
-                "params": params.model_dump(),
-                "tokens": tokens_digest,
-                "tokenizer": tokenizer.fingerprint,
-                "code": code_digest(),
-                **parent,
-            },
-        )
+        fingerprint = {
+            "params": params.model_dump(),
+            "tokens": tokens_digest,
+            "tokenizer": tokenizer.fingerprint,
+            "code": code_digest(),
+            **parent,
+        }
+        run_directory = RunDirectory(run.runs, "pretrain", fingerprint)
+        of_any_length = {
+            "params": params.model_dump(exclude={"steps"}),
+            "compile": compiles(params, runtime.device, params.steps),
+        }
+        shared = SharedState(run.runs, "pretrain", fingerprint | of_any_length)
         with run_directory.exclusive():
             history = fit(
                 model,
@@ -107,6 +109,7 @@ def main(
                 run_directory,
                 run.tracker,
                 on_evaluation=show_samples,
+                shared=shared,
             )
 
             result = Evaluation(history.evaluations[-1]["val_loss"], len(validation) - 1)
@@ -117,7 +120,7 @@ def main(
                 "parameters": sum(tensor.numel() for tensor in model.parameters()),
                 "epochs": params.steps / windows.steps_per_epoch,
             }
-            facts = {
+            training = {
                 "stage": "pretrain",
                 **parent,
                 "tokens_seen": history.tokens,
@@ -125,7 +128,7 @@ def main(
                 "tokenizer": tokenizer.fingerprint,
                 "params": params.model_dump(),
             }
-            weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, facts)
+            weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, training)
             report(run, history, metrics, model_dir, best_by="bits_per_byte")
             run_directory.clear()
 

@@ -133,6 +133,11 @@ def _warmup_ends(pretrain: PretrainParams) -> Iterator[str]:
             f"pretrain.warmup_steps: {pretrain.warmup_steps} of {pretrain.steps} steps, so the "
             "learning rate never reaches its peak. Write fewer"
         )
+    elif pretrain.decay_steps and pretrain.warmup_steps + pretrain.decay_steps > pretrain.steps:
+        yield (
+            f"pretrain.decay_steps: {pretrain.decay_steps}, with {pretrain.warmup_steps} of warmup "
+            f"more than the {pretrain.steps} steps. Write fewer, or null for all after warmup"
+        )
 
 
 def _prompts_fit(pretrain: PretrainParams) -> Iterator[str]:
