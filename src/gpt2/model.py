@@ -175,8 +175,7 @@ class GPT2(nn.Module):
     def crop(self, context_length: int) -> None:
         """Keep the first positions only, as nanoGPT's ``crop_block_size`` does."""
         self.config = self.config.model_copy(update={"context_length": context_length})
-        kept = self.wpe.weight.detach()[:context_length].clone()
-        self.wpe = nn.Embedding.from_pretrained(kept, freeze=False)
+        self.wpe.weight = nn.Parameter(self.wpe.weight.detach()[:context_length].clone())
 
     def features(
         self, ids: Tensor, past: Past | None = None, lengths: Tensor | None = None
