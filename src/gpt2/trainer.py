@@ -104,13 +104,24 @@ class History:
         """Model FLOP utilisation so far: the share of `product_rate` that training reaches."""
         return self.flops / self.seconds / self.product_rate
 
-    def add(self, update: Update, tokens: int, flops: float, seconds: float) -> None:
-        """An optimizer step is done."""
+    def add(
+        self, step: int, update: Update, lr: float, tokens: int, flops: float, seconds: float
+    ) -> dict[str, float]:
+        """Count an optimizer step; its point, which the caller may add to the curve."""
         self.tokens += tokens
         self.flops += flops
         self.seconds += seconds
         self.losses = slid(self.losses, update.loss)
         self.grad_norms = slid(self.grad_norms, update.grad_norm)
+        return {
+            "step": step,
+            "loss": update.loss,
+            "lr": lr,
+            "grad_norm": update.grad_norm,
+            **self.z_scores,
+            "tokens_per_second": tokens / seconds,
+            "mfu": flops / seconds / self.product_rate,
+        }
 
     @property
     def z_scores(self) -> dict[str, float]:
@@ -282,20 +293,11 @@ def fit(
             tokens = sum(batch.inputs.numel() for batch in batches)
             flops = pace.step(batches, update.n_targets, seconds)
             history.product_rate = pace.speed.products
-            history.add(update, tokens, flops, seconds)
+            point = history.add(step, update, params.lr * factor, tokens, flops, seconds)
             if step % params.log_interval == 0 or step == steps - 1:
-                point = {
-                    "step": step,
-                    "loss": update.loss,
-                    "lr": params.lr * factor,
-                    "grad_norm": update.grad_norm,
-                    **history.z_scores,
-                    "tokens_per_second": tokens / seconds,
-                    "mfu": flops / seconds / history.product_rate,
-                }
                 history.curve.append(point)
                 _tell(tracker, point)
-            progress.advance(_figures(history, update))
+            progress.advance(_figures(history, point))
             history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
             done = step + 1
             if shared and done == stable > params.warmup_steps:
@@ -366,12 +368,12 @@ def forward_backward(
     return loss.detach()
 
 
-def _figures(history: History, last: Update) -> str:
+def _figures(history: History, last: Mapping[str, float]) -> str:
     """The last step and the speed so far, for people."""
-    z = {name: f" (z {score:+.1f})" for name, score in history.z_scores.items()}
+    z = {key: f" (z {last[key]:+.1f})" for key in ("loss_z", "grad_norm_z") if key in last}
     return (
-        f"loss {last.loss:.3f}{z.get('loss_z', '')}, "
-        f"grad {last.grad_norm:.2f}{z.get('grad_norm_z', '')}, "
+        f"loss {last['loss']:.3f}{z.get('loss_z', '')}, "
+        f"grad {last['grad_norm']:.2f}{z.get('grad_norm_z', '')}, "
         f"{history.tokens / history.seconds:,.0f} tokens/s, MFU {100 * history.mfu:.0f} %"
     )
 
