@@ -171,7 +171,11 @@ def test_training_goes_on_with_a_model_of_ones_own(copy):
 
 def test_more_steps_go_on_and_end_as_if_they_had_been_asked_for_at_once(copy):
     def results():
-        names = ("data/models/pretrained/model.safetensors", "plots/pretrain.csv")
+        names = (
+            "data/models/pretrained/manifest.json",
+            "metrics/pretrain.json",
+            "plots/pretrain.csv",
+        )
         return [(copy.directory / name).read_bytes() for name in names]
 
     copy.set("pretrain.min_lr_fraction", 1.0)
