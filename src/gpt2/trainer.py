@@ -135,6 +135,42 @@ class History:
         return min(self.evaluations, key=lambda point: point["val_loss"])
 
 
+@dataclass
+class TrainState:
+    """All that training changes, and a checkpoint holds."""
+
+    model: GPT2
+    optimizers: Sequence[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    """Optimizer steps that are done."""
+    history: History = field(default_factory=History)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The weights of the best evaluation, if they are to be kept."""
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in self.model.parameters())
+
+    def keep_best(self) -> None:
+        """These weights are the best so far."""
+        self.best = {f"best/{name}": t.clone() for name, t in self.model.state_dict().items()}
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Values and tensors for a checkpoint."""
+        values = {"history": vars(self.history), "scaler": self.scaler.state_dict()}
+        return values, {**checkpoint.pack(self.model, self.optimizers), **self.best}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put back what a checkpoint holds."""
+        checkpoint.unpack(tensors, self.model, self.optimizers)
+        self.scaler.load_state_dict(values["scaler"])
+        self.step, self.history = values["step"], History(**values["history"])
+        self.best = {name: t for name, t in tensors.items() if name.startswith("best/")}
+        # The evaluation after the last step may be there already: it is made once more.
+        self.history.evaluations = [e for e in self.history.evaluations if e["step"] < self.step]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean loss over `n_tokens` targets, in nats a token."""
@@ -222,17 +258,12 @@ def fit(
         checkpoint_activations(model)
     optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-    history, best, done = History(), {}, 0
+    state = TrainState(model, optimizers, scaler)
     stable = stable_steps(steps, params)
     longer = None if shared is None or run_directory.started else shared.load(steps, stable)
     if resumed := longer or run_directory.load():
-        state, tensors = resumed
-        checkpoint.unpack(tensors, model, optimizers)
-        best = {name: t for name, t in tensors.items() if name.startswith("best/")}
-        scaler.load_state_dict(state["scaler"])
-        history, done = History(**state["history"]), state["step"]
-        # The last step's may be there already: it is made once more.
-        history.evaluations = [e for e in history.evaluations if e["step"] < done]
+        state.restore(*resumed)
+    history = state.history
     if longer:  # the last step of the run before has a point, whatever the interval
         history.curve = [p for p in history.curve if p["step"] % params.log_interval == 0]
     loss_of = choose_loss(model, params, runtime, steps)
@@ -241,27 +272,21 @@ def fit(
         muon=params.optimizer == "muon",
         recomputing=params.activation_checkpointing,
     )
-    progress = Progress(run_directory.stage, steps, "step", start=done)
+    progress = Progress(run_directory.stage, steps, "step", start=state.step)
     tracker.begin(run_directory.path)
     # What a killed process had not sent yet; the tracker leaves out what it had.
     for point in [*history.curve, *history.evaluations]:
         _tell(tracker, point)
 
-    def checkpointed() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        state = {"history": vars(history), "scaler": scaler.state_dict()}
-        return state, {**checkpoint.pack(model, optimizers), **best}
-
     with held_back() as interrupt:
-        for step in range(done, steps + 1):
+        for step in range(state.step, steps + 1):
             if step % params.eval_interval == 0 or step == steps:
-                evaluation = evaluate(model, validation(), runtime)
-                history.evaluations.append({"step": step, "val_loss": evaluation.loss})
+                loss = evaluate(model, validation(), runtime).loss
+                history.evaluations.append({"step": step, "val_loss": loss})
                 _tell(tracker, history.evaluations[-1])
-                progress.note(f"step {step}: val_loss {evaluation.loss:.4f}")
+                progress.note(f"step {step}: val_loss {loss:.4f}")
                 if keep == "best" and history.best["step"] == step:
-                    best = {
-                        f"best/{name}": t.detach().clone() for name, t in model.state_dict().items()
-                    }
+                    state.keep_best()
                 on_evaluation(step)
             if step == steps:
                 break
@@ -280,8 +305,8 @@ def fit(
             except NotFiniteError as error:
                 torch.set_rng_state(random_state)
                 kept = "The weights are not finite either: the last checkpoint stays as it is"
-                if all(bool(tensor.isfinite().all()) for tensor in model.parameters()):
-                    run_directory.save(step, *checkpointed())
+                if state.is_finite:
+                    run_directory.save(step, *state.packed())
                     kept = (
                         f"{run_directory.path} has a checkpoint of just before: the stage, started "
                         "again, repeats this step with the same batch"
@@ -290,29 +315,32 @@ def fit(
                     f"{error}; stopped before the update. {kept}. Lower lr, or set dtype: float32"
                 ) from error
             seconds = time.perf_counter() - started
+            state.step = step + 1
+
             tokens = sum(batch.inputs.numel() for batch in batches)
             flops = pace.step(batches, update.n_targets, seconds)
             history.product_rate = pace.speed.products
+            history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
             point = history.add(step, update, params.lr * factor, tokens, flops, seconds)
-            if step % params.log_interval == 0 or step == steps - 1:
+            if step % params.log_interval == 0 or state.step == steps:
                 history.curve.append(point)
                 _tell(tracker, point)
             progress.advance(_figures(history, point))
-            history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
-            done = step + 1
-            if shared and done == stable > params.warmup_steps:
-                shared.save(done, steps, *checkpointed())
+
+            if shared and state.step == stable > params.warmup_steps:
+                shared.save(state.step, steps, *state.packed())
             if interrupt.signal is not None:
                 break
-            if done % params.checkpoint_interval == 0 and done < steps:
-                run_directory.save(done, *checkpointed())
+            if state.step % params.checkpoint_interval == 0 and state.step < steps:
+                run_directory.save(state.step, *state.packed())
         if interrupt.signal is not None:
-            run_directory.save(done, *checkpointed())
+            run_directory.save(state.step, *state.packed())
     progress.close()
     if shared and stable <= params.warmup_steps:
         shared.save(0, steps, {}, {})
     if keep == "best":
-        model.load_state_dict({name.removeprefix("best/"): t for name, t in best.items()})
+        best = {name.removeprefix("best/"): t for name, t in state.best.items()}
+        model.load_state_dict(best)
     return history
 
 
