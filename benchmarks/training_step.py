@@ -242,10 +242,10 @@ def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> 
     peaks: list[float] = []
 
     def step() -> None:
-        loss, _ = trainer.train_step(
+        update = trainer.train_step(
             loss_of, model, [batch], optimizers, scaler, runtime, params, step=0
         )
-        losses.append(loss)
+        losses.append(update.loss)
 
     def result() -> dict[str, Any]:
         if not peaks:  # before anything is counted, which takes memory by itself

@@ -17,6 +17,7 @@ from gpt2.flops import measured_speed
 from gpt2.instructions import encode, load_records
 from gpt2.judge.params import LlamaCppParams, WheelModel
 from gpt2.model import GPT2Config
+from gpt2.optim import stable_steps
 from gpt2.params import load_yaml
 from gpt2.processor import parsing_rate
 from gpt2.sources import gpt2_tokenizer, hub, package_docs
@@ -30,9 +31,9 @@ from gpt2.tokenizer import BpeTokenizerParams, Gpt2TokenizerParams, Tokenizer
 from gpt2.trainer import TrainParams
 from stages import finetune, generate_responses
 from stages.download import WHEELS
-from stages.schemas import GPT2, PRETRAINED, Sections
+from stages.schemas import GPT2, GPT2_CONTEXT, PRETRAINED, Sections
 
-GPT2_VOCABULARY, GPT2_CONTEXT = 50_257, 1024
+GPT2_VOCABULARY = 50_257
 KINDS = ("describe", "library", "name", "object")
 """Of the instructions that are made from documentation."""
 RECORD_TOKENS, LONGEST_RECORD = 127, 300
@@ -359,6 +360,8 @@ class Plan:
     def _pretrained(self) -> GPT2Config:
         kind, shape = self.sections.tokenizer, self.sections.pretrain.model
         size = kind.vocab_size if isinstance(kind, BpeTokenizerParams) else GPT2_VOCABULARY
+        if self.sections.pretrain.initial_weights == GPT2 and self._downloaded:
+            size = self._downloaded.vocab_size
         return GPT2Config(vocab_size=size, **shape.model_dump())
 
     @cached_property
@@ -441,10 +444,12 @@ class Plan:
 
     def _disk(self) -> float:
         """Bytes that a run adds: each model twice, in its place and in DVC's cache; the largest
-        checkpoint twice, when the next one replaces it."""
+        checkpoint twice, when the next one replaces it; one for a longer run."""
         models = [self._pretrained, self._downloaded, self._base]
         sizes = [4 * estimate.parameters(config) if config else 0 for config in models]
-        return OTHER_BYTES + 2 * sum(sizes) + 2 * max(3 * sizes[0], 4 * sizes[2])
+        params, state = self.sections.pretrain, 3 * sizes[0]
+        shared = state if stable_steps(params.steps, params) > params.warmup_steps else 0
+        return OTHER_BYTES + 2 * sum(sizes) + 2 * max(state, 4 * sizes[2]) + shared
 
 
 def _in_memory(params: TrainParams) -> int:

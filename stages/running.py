@@ -53,6 +53,8 @@ Examples:
   dvc repro -s -f {0}    # run it alone, in any case
 """
 """The end of a stage's help; {0} is its name in dvc.yaml, which has the whole command."""
+NO_WEIGHTS = Path("none")
+"""What ``pretrain.initial_weights: none`` names: a file, as a dependency of DVC's has to exist."""
 RUNS = Path("data", "runs")
 SPEED = RUNS / "speed"
 """Beside the metrics, in the copy of the repository that an experiment may run in."""

@@ -8,18 +8,22 @@ from typing import Any, NamedTuple, get_type_hints
 from gpt2.errors import UserError
 from gpt2.instructions import prompt
 from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
+from gpt2.model import Architecture
 from gpt2.params import load_yaml, parse
+from gpt2.sources.hub import RELEASES
 from gpt2.sources.local_files import FileCorpus, FileInstructions, is_output
 from gpt2.tokenizer import TokenizerParams
 from stages.download import CorpusParams, InstructionsParams
 from stages.download_gpt2_weights import Gpt2WeightsParams
 from stages.finetune import FinetuneParams
 from stages.generate_responses import GenerateResponsesParams
-from stages.pretrain import PretrainParams
+from stages.pretrain import PretrainParams, other_shape
 from stages.tokenize import TokenizeParams
 
 PRETRAINED, GPT2 = "data/models/pretrained", "data/models/gpt2"
 """The models that stages make, which `finetune.base_model` may name."""
+GPT2_CONTEXT = 1024
+"""Tokens that each of OpenAI's models sees at once."""
 
 
 class Sections(NamedTuple):
@@ -113,11 +117,45 @@ def _base_model_is_made(finetune: FinetuneParams, gpt2_weights: Gpt2WeightsParam
         )
 
 
+def _initial_weights_are_made(
+    pretrain: PretrainParams, gpt2_weights: Gpt2WeightsParams
+) -> Iterator[str]:
+    if pretrain.initial_weights == "none":
+        return
+    if gpt2_weights.size == "none":
+        yield (
+            f"pretrain.initial_weights: {GPT2}, but gpt2_weights.size is none. "
+            "Set the size, or write none for random weights"
+        )
+    if release := RELEASES.get(gpt2_weights.size):
+        shape = {key: getattr(release, key) for key in ("n_layer", "n_head", "n_embd")}
+        problem = other_shape(pretrain.model, Architecture(context_length=GPT2_CONTEXT, **shape))
+        if problem:
+            yield problem
+
+
+def _vocabulary_is_the_models(
+    tokenizer: TokenizerParams, pretrain: PretrainParams
+) -> Iterator[str]:
+    if pretrain.initial_weights == "none" and tokenizer.kind == "model":
+        yield "tokenizer.kind: model, but pretrain.initial_weights is none. Write gpt2 or bpe"
+    if pretrain.initial_weights != "none" and tokenizer.kind == "bpe":
+        yield (
+            f"tokenizer.kind: bpe, but pretrain.initial_weights is {pretrain.initial_weights}, "
+            "whose embeddings belong to its own vocabulary. Write {kind: model}"
+        )
+
+
 def _warmup_ends(pretrain: PretrainParams) -> Iterator[str]:
     if pretrain.warmup_steps >= pretrain.steps:
         yield (
             f"pretrain.warmup_steps: {pretrain.warmup_steps} of {pretrain.steps} steps, so the "
             "learning rate never reaches its peak. Write fewer"
+        )
+    elif pretrain.decay_steps and pretrain.warmup_steps + pretrain.decay_steps > pretrain.steps:
+        yield (
+            f"pretrain.decay_steps: {pretrain.decay_steps}, with {pretrain.warmup_steps} of warmup "
+            f"more than the {pretrain.steps} steps. Write fewer, or null for all after warmup"
         )
 
 
@@ -164,6 +202,8 @@ RULES: tuple[Callable[..., Iterator[str]], ...] = (
     _own_files_are_no_outputs,
     _every_split_has_records,
     _base_model_is_made,
+    _initial_weights_are_made,
+    _vocabulary_is_the_models,
     _warmup_ends,
     _prompts_fit,
     _instructions_fit,

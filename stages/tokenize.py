@@ -19,8 +19,15 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.params import NonNegative, Params, Positive
 from gpt2.shards import write_shards
-from gpt2.tokenizer import BpeTokenizerParams, Tokenizer, TokenizerParams, train_bpe
-from stages.running import EXAMPLES, running
+from gpt2.tokenizer import (
+    BpeTokenizerParams,
+    Gpt2TokenizerParams,
+    ModelTokenizerParams,
+    Tokenizer,
+    TokenizerParams,
+    train_bpe,
+)
+from stages.running import EXAMPLES, NO_WEIGHTS, running
 
 FEW_DOCUMENTS = 100
 BATCH_CHARACTERS = 500_000
@@ -60,12 +67,14 @@ class Document(BaseModel):
 @click.option("--params", "params_path", type=click.Path(path_type=Path), default="params.yaml")
 @click.option("--corpus-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--raw-tokenizer-dir", type=click.Path(path_type=Path), required=True)
+@click.option("--initial-weights", type=click.Path(path_type=Path), default=NO_WEIGHTS)
 @click.option("--tokenizer-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--tokens-dir", type=click.Path(path_type=Path), required=True)
 def main(
     params_path: Path,
     corpus_dir: Path,
     raw_tokenizer_dir: Path,
+    initial_weights: Path,
     tokenizer_dir: Path,
     tokens_dir: Path,
 ) -> None:
@@ -75,6 +84,7 @@ def main(
         params = run.load(TokenizeParams, "tokenize")
         corpus_facts = files.read_manifest(corpus_dir)
         files.read_manifest(raw_tokenizer_dir)
+        place = tokenizer_place(kind, raw_tokenizer_dir, initial_weights)
         corpus = corpus_dir / "documents.jsonl"
         split = choose_split(corpus, params)
         run.tracker.dataset(
@@ -92,7 +102,7 @@ def main(
             share = min(1.0, VOCABULARY_BYTES / max(1, corpus.stat().st_size))
             tokenizer = train_bpe(share_of(train, share, params.seed), kind.vocab_size)
         else:
-            tokenizer = Tokenizer.load(raw_tokenizer_dir)
+            tokenizer = Tokenizer.load(place)
 
         facts: dict[str, Any] = {"corpus": files.digest(corpus_dir), "params": params.model_dump()}
         with (
@@ -113,6 +123,36 @@ def main(
         tokens = sum(split["tokens"] for split in facts["splits"].values())
         speed = {"tokens_per_second": tokens / seconds}
         run.metrics(summary(tokenizer.n_vocab, facts["splits"]), speed)
+
+
+def tokenizer_place(kind: TokenizerParams, raw_tokenizer_dir: Path, initial_weights: Path) -> Path:
+    """Where the vocabulary lies, if it is not trained here: with the initial weights, if any.
+
+    Raises:
+        UserError: there is no such model, or ``tokenizer.kind`` says another vocabulary.
+    """
+    if initial_weights == NO_WEIGHTS:
+        if isinstance(kind, ModelTokenizerParams):
+            raise UserError(
+                "tokenizer.kind: model, but pretrain.initial_weights is none. Write gpt2 or bpe"
+            )
+        return raw_tokenizer_dir
+    if files.read_manifest(initial_weights).get("size") == "none":
+        raise UserError(
+            f"pretrain.initial_weights: {initial_weights}, but no model was downloaded there. "
+            f"Set gpt2_weights.size, or write {NO_WEIGHTS}"
+        )
+    other = isinstance(kind, BpeTokenizerParams) or (
+        isinstance(kind, Gpt2TokenizerParams)
+        and Tokenizer.load(raw_tokenizer_dir).fingerprint
+        != Tokenizer.load(initial_weights).fingerprint
+    )
+    if other:
+        raise UserError(
+            f"tokenizer.kind: {kind.kind}, but the model of pretrain.initial_weights has a "
+            "vocabulary of its own. Write model"
+        )
+    return initial_weights
 
 
 def read_documents(path: Path, purpose: str) -> Iterator[str]:

@@ -83,10 +83,10 @@ def train(
     found = []
     for step in range(STEPS):
         set_lr(optimizers, lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction))
-        loss, _ = train_step(
+        update = train_step(
             loss_sum, model, batches(step), optimizers, scaler, runtime, params, step
         )
-        found.append(round(loss, 6))
+        found.append(round(update.loss, 6))
     return found
 
 

@@ -88,7 +88,7 @@ class Pipeline(Repository):
         ignored = shutil.ignore_patterns("__pycache__")
         for name in ("src", "stages", "scripts", ".dvc/plots"):
             shutil.copytree(ROOT / name, directory / name, ignore=ignored)
-        for name in ("dvc.yaml", "requirements.txt", ".dvcignore", ".gitignore"):
+        for name in ("dvc.yaml", "none", "requirements.txt", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, directory / name)
         write_tiny_llama(directory / "judge.gguf")
         shutil.copy(ROOT / "profiles" / "smoke.yaml", directory / "params.yaml")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scripts.deps import ROOT
-from tests.pipeline import ENVIRONMENT, WITH_RESULTS
+from tests.pipeline import ENVIRONMENT, WITH_RESULTS, Pipeline, started
 
 # The report is no output of DVC's: what is restored is reported anew.
 REPORTING = ["report"]
@@ -135,3 +135,61 @@ def test_a_stage_runs_the_code_beside_it_not_an_installed_one(pipeline, tmp_path
         check=True,
     )
     assert process.stdout.strip() == str(copy / "src" / "gpt2" / "__init__.py")
+
+
+@pytest.fixture
+def copy(pipeline, tmp_path):
+    """A copy to change, without MLflow, which costs half of the time."""
+    directory = tmp_path / "copy"
+    shutil.copytree(pipeline.directory, directory, symlinks=True)
+    made = Pipeline.__new__(Pipeline)
+    made.directory = directory
+    return made
+
+
+def test_random_weights_do_not_depend_on_a_downloaded_model(copy):
+    assert "download-gpt2-weights" not in copy.call("dvc", "dag", "pretrain")
+    copy.set("gpt2_weights.mirrors", ["https://localhost"])
+    assert copy.repro() == ["download-gpt2-weights", *REPORTING]
+
+
+def test_training_goes_on_with_a_model_of_ones_own(copy):
+    shutil.copytree(copy.directory / "data/models/pretrained", copy.directory / "mine")
+    before = copy.json("metrics/pretrain.json")["val_loss"]
+    copy.set("gpt2_weights.size", "any")
+    copy.set("gpt2_weights.source", "directory")
+    copy.set("gpt2_weights.path", "mine")
+    copy.set("tokenizer", {"kind": "model"})
+    copy.set("pretrain.initial_weights", "data/models/gpt2")
+    process = copy.run("dvc", "repro", "pretrain")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert started(process.stdout) == ["download", "download-gpt2-weights", "tokenize", "pretrain"]
+    assert f"pretrain: step 0: val_loss {before:.4f}" in process.stdout
+    assert copy.json("data/models/pretrained/training.json")["parent"]
+    assert "download-gpt2-weights" in copy.call("dvc", "dag", "pretrain")
+
+
+def test_more_steps_go_on_and_end_as_if_they_had_been_asked_for_at_once(copy):
+    def results():
+        names = (
+            "data/models/pretrained/manifest.json",
+            "metrics/pretrain.json",
+            "plots/pretrain.csv",
+        )
+        return [(copy.directory / name).read_bytes() for name in names]
+
+    copy.set("pretrain.min_lr_fraction", 1.0)
+    copy.call("dvc", "repro", "pretrain")
+    short = results()
+    copy.set("pretrain.steps", 41)
+    said = copy.call("dvc", "repro", "pretrain")
+    assert "going on from step 30 of the run of 30 steps" in said
+    longer = results()
+    shutil.rmtree(copy.directory / "data/runs")
+    said = copy.call("dvc", "repro", "--force", "--single-item", "pretrain")
+    assert "going on" not in said
+    assert results() == longer
+    # What DVC restores is the shorter run, as it was.
+    copy.set("pretrain.steps", 30)
+    assert started(copy.call("dvc", "repro", "pretrain")) == []
+    assert results() == short

@@ -10,7 +10,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from gpt2.locks import locked
 
 log = logging.getLogger(__name__)
 
+STATE, TENSORS = "state.json", "tensors.safetensors"
+"""The files of a checkpoint."""
 Fingerprint = Mapping[str, Any]
 """All that decides the result of a run: parameters, digests of its inputs, digest of the code."""
 
@@ -56,12 +58,7 @@ class RunDirectory:
         """Keep ``tensors`` and ``state`` as the checkpoint before ``step``; drop the rest."""
         directory = self.path / f"step-{step:08d}"
         with files.new_directory(directory) as new:
-            save_file(
-                {name: t.contiguous() for name, t in tensors.items()}, new / "tensors.safetensors"
-            )
-            files.write_json(
-                new / "state.json", {"step": step, "fingerprint": dict(self.fingerprint), **state}
-            )
+            _write(new, {"step": step, "fingerprint": dict(self.fingerprint), **state}, tensors)
         # Older ones, and what a killed process left half-written under a temporary name.
         for other in self.path.iterdir():
             if other != directory:
@@ -74,14 +71,14 @@ class RunDirectory:
         Raises:
             UserError: the checkpoint is damaged.
         """
-        found = sorted(self.path.glob("step-*"))
+        found = self._checkpoints()
         if not found:
             self._explain_fresh_start()
             return None
         files.read_manifest(found[-1])
-        state = files.read_json(found[-1] / "state.json")
+        state = files.read_json(found[-1] / STATE)
         log.info("going on from the checkpoint at step %d", state["step"])
-        return state, load_file(found[-1] / "tensors.safetensors")
+        return state, load_file(found[-1] / TENSORS)
 
     def clear(self) -> None:
         """Delete this run's checkpoints: the stage has written its output."""
@@ -92,8 +89,16 @@ class RunDirectory:
             self.path.rename(rubbish)
         shutil.rmtree(rubbish, ignore_errors=True)
 
+    @property
+    def started(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(self._checkpoints())
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("step-*"))
+
     def _explain_fresh_start(self) -> None:
-        for state_file in sorted(self.root.glob(f"{self.stage}-*/step-*/state.json")):
+        for state_file in sorted(self.root.glob(f"{self.stage}-*/step-*/{STATE}")):
             try:
                 other = files.read_json(state_file)
             except UserError:
@@ -104,6 +109,78 @@ class RunDirectory:
                 other["step"],
                 ", ".join(changed),
             )
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """``root/stage-shared/``: a state of the last run that one with more steps passes, too.
+
+    It outlives the run, so that the longer one goes on from it. There is one for a stage, which
+    takes the room of a checkpoint.
+    """
+
+    root: Path
+    stage: str
+    fingerprint: Fingerprint
+    """Of all but the number of steps."""
+
+    @property
+    def path(self) -> Path:
+        return self.root / f"{self.stage}-shared"
+
+    def save(
+        self, step: int, steps: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Keep the state before ``step`` of a run of ``steps``, in place of what is there.
+
+        Step 0, without tensors: the run has none to share.
+        """
+        about = {"step": step, "steps": steps, "fingerprint": dict(self.fingerprint)}
+        with self._alone(), files.new_directory(self.path) as new:
+            _write(new, {**about, **state}, tensors)
+
+    def load(self, steps: int, stable: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """State and tensors for a run of ``steps``, in which those before step ``stable`` do not
+        depend on their number. None to start afresh, saying why unless it is the same run again.
+
+        Raises:
+            UserError: what would be used is damaged.
+        """
+        with self._alone():
+            if not self.path.exists():
+                return None
+            state = files.read_json(self.path / STATE)
+            run = f"the run of {state['steps']} steps"
+            changed = differences(state["fingerprint"], json.loads(json.dumps(self.fingerprint)))
+            if changed and state["step"]:
+                log.info("starting afresh: %s had another %s", run, ", ".join(changed))
+            if changed or state["steps"] == steps:
+                return None
+            if state["step"] == 0:
+                log.info(
+                    "starting afresh: %s had another learning rate after step %d. More steps go on "
+                    "where it is constant (min_lr_fraction: 1) or falls in the last decay_steps",
+                    *(run, stable),
+                )
+                return None
+            if state["step"] > stable:
+                log.info(
+                    "starting afresh: %s has left its state at step %d, but a run of %d is the "
+                    "same only up to step %d",
+                    *(run, state["step"], steps, stable),
+                )
+                return None
+            files.read_manifest(self.path)
+            log.info("going on from step %d of %s: both are the same so far", state["step"], run)
+            return state, load_file(self.path / TENSORS)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return locked(self.path.with_suffix(".lock"))
+
+
+def _write(directory: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: t.contiguous() for name, t in tensors.items()}, directory / TENSORS)
+    files.write_json(directory / STATE, state)
 
 
 def code_digest() -> str:

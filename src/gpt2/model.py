@@ -172,6 +172,11 @@ class GPT2(nn.Module):
             else:
                 nn.init.normal_(parameter, std=0.01 if name == "wpe.weight" else 0.02)
 
+    def crop(self, context_length: int) -> None:
+        """Keep the first positions only, as nanoGPT's ``crop_block_size`` does."""
+        self.config = self.config.model_copy(update={"context_length": context_length})
+        self.wpe.weight = nn.Parameter(self.wpe.weight.detach()[:context_length].clone())
+
     def features(
         self, ids: Tensor, past: Past | None = None, lengths: Tensor | None = None
     ) -> Tensor:

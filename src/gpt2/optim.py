@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gpt2.params import Fraction, NonNegative, Params
+from gpt2.params import Fraction, NonNegative, Params, Positive
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 """Of Muon's Newton-Schulz iteration."""
@@ -29,6 +29,9 @@ class OptimizerParams(Params):
     min_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The learning rate at the last step, as a fraction of the peak; 1: constant after warmup."""
     warmup_steps: NonNegative = 0
+    decay_steps: Positive | None = None
+    """Steps at the end in which the learning rate falls, constant before (warmup, stable, decay: Hu
+    et al. 2024); null: all after warmup."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only, never on biases and norms."""
     beta1: Fraction = 0.9
@@ -151,14 +154,33 @@ def make_optimizers(
     return optimizers
 
 
-def lr_factor(step: int, steps: int, warmup_steps: int, min_lr_fraction: float) -> float:
-    """Part of the peak learning rate at ``step``: a line up, then half a cosine down."""
+def lr_factor(
+    step: int,
+    steps: int,
+    warmup_steps: int,
+    min_lr_fraction: float,
+    decay_steps: int | None = None,
+) -> float:
+    """Part of the peak learning rate at ``step``: a line up, the peak until ``decay_steps`` before
+    the end (None: at once), then half a cosine down."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
+    begin = _decay_begin(steps, warmup_steps, decay_steps)
+    progress = max(0, step - begin) / max(1, steps - 1 - begin)
     return min_lr_fraction + (1 - min_lr_fraction) * 0.5 * (
         1 + math.cos(math.pi * min(1, progress))
     )
+
+
+def stable_steps(steps: int, params: OptimizerParams) -> int:
+    """The first steps whose learning rates stay as they are if there are more than ``steps``."""
+    if params.min_lr_fraction == 1:
+        return steps
+    return _decay_begin(steps, params.warmup_steps, params.decay_steps)
+
+
+def _decay_begin(steps: int, warmup_steps: int, decay_steps: int | None) -> int:
+    return warmup_steps if decay_steps is None else max(warmup_steps, steps - decay_steps)
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:

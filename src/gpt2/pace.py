@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from gpt2.batch import IGNORE_INDEX, Batch
+from gpt2.batch import Batch
 from gpt2.device import Runtime, dtype_name, is_emulated
 from gpt2.flops import (
     Speed,
@@ -50,16 +50,19 @@ class Pace:
         """Of this machine, measured once the first step is done: the stage starts no later."""
         return measured_speed(self._runtime, self._config.n_embd)
 
-    def step(self, batches: Sequence[Batch], seconds: float) -> float:
-        """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP."""
-        done = again = 0.0
-        tokens = learned = 0
-        for inputs, targets, lengths in batches:
-            n, counted = inputs.numel(), int((targets != IGNORE_INDEX).sum())
-            length = n / (len(inputs) if lengths is None else len(lengths))
-            done += n * token_flops(self._config, length, counted / n)
-            again += n * recomputed_flops(self._config, length) if self._recomputing else 0
-            tokens, learned = tokens + n, learned + counted
+    def step(self, batches: Sequence[Batch], n_targets: int, seconds: float) -> float:
+        """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP.
+
+        ``n_targets``: how many of their targets count.
+        """
+        sizes = [
+            (inputs.numel(), len(inputs) if lengths is None else len(lengths))
+            for inputs, _, lengths in batches
+        ]
+        tokens = sum(n for n, _ in sizes)
+        length = sum(n * n / texts for n, texts in sizes) / tokens  # of a token's text, the mean
+        done = tokens * token_flops(self._config, length, n_targets / tokens)
+        again = tokens * recomputed_flops(self._config, length) if self._recomputing else 0
         if self._warming_up:
             self._warming_up -= 1
             self._began = core_seconds()
@@ -68,7 +71,7 @@ class Pace:
                 *(self._config, self.speed),
                 flops=done + again,
                 tokens=tokens,
-                counted=learned,
+                counted=n_targets,
                 steps=1,
                 passes=len(batches),
                 muon=self._muon,

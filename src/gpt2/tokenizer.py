@@ -48,7 +48,15 @@ class BpeTokenizerParams(Params):
     short corpus has fewer."""
 
 
-TokenizerParams = Annotated[Gpt2TokenizerParams | BpeTokenizerParams, Field(discriminator="kind")]
+class ModelTokenizerParams(Params):
+    """The vocabulary of the model that pretraining starts from, ``pretrain.initial_weights``."""
+
+    kind: Literal["model"]
+
+
+TokenizerParams = Annotated[
+    Gpt2TokenizerParams | BpeTokenizerParams | ModelTokenizerParams, Field(discriminator="kind")
+]
 
 
 def _printable_bytes() -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Training, for pretraining and finetuning alike: only their batches differ (tutorial part 4).
 
-fit -> train_step -> loss_sum. The loss is a sum over the targets that count, divided by their
-number in the whole optimizer step, so micro-batches and padding change nothing.
+fit -> train_step -> forward_backward -> loss_sum. The loss is a sum over the targets that count,
+divided by their number in the whole optimizer step, so micro-batches and padding change nothing.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ from torch.utils.checkpoint import checkpoint as recompute
 from gpt2 import checkpoint
 from gpt2.attention import keep_from_compiler
 from gpt2.batch import IGNORE_INDEX, Batch
-from gpt2.checkpoint import RunDirectory
+from gpt2.checkpoint import RunDirectory, SharedState
 from gpt2.device import DeviceParams, Runtime, choose_runtime, peak_memory_mib
 from gpt2.errors import UserError
 from gpt2.interrupts import held_back
 from gpt2.loss import ChunkLoss, fusable_chunk_loss, linear_cross_entropy
 from gpt2.model import GPT2
-from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr
+from gpt2.optim import OptimizerParams, lr_factor, make_optimizers, set_lr, stable_steps
 from gpt2.outliers import slid, z_score
 from gpt2.pace import Pace
 from gpt2.params import NonNegative, Positive
@@ -66,6 +66,17 @@ class TrainingBatches(Protocol):
     def __call__(self, step: int) -> Sequence[Batch]: ...
 
 
+class Update(NamedTuple):
+    """What an optimizer step was like."""
+
+    loss: float
+    """Mean over the targets that count, in nats."""
+    grad_norm: float
+    """Before clipping."""
+    n_targets: int
+    """Targets that count."""
+
+
 @dataclass
 class History:
     """What a run has seen so far; saved with its checkpoints, so a resumed run has one curve."""
@@ -93,6 +104,25 @@ class History:
         """Model FLOP utilisation so far: the share of `product_rate` that training reaches."""
         return self.flops / self.seconds / self.product_rate
 
+    def add(
+        self, step: int, update: Update, lr: float, tokens: int, flops: float, seconds: float
+    ) -> dict[str, float]:
+        """Count an optimizer step; its point, which the caller may add to the curve."""
+        self.tokens += tokens
+        self.flops += flops
+        self.seconds += seconds
+        self.losses = slid(self.losses, update.loss)
+        self.grad_norms = slid(self.grad_norms, update.grad_norm)
+        return {
+            "step": step,
+            "loss": update.loss,
+            "lr": lr,
+            "grad_norm": update.grad_norm,
+            **self.z_scores,
+            "tokens_per_second": tokens / seconds,
+            "mfu": flops / seconds / self.product_rate,
+        }
+
     @property
     def z_scores(self) -> dict[str, float]:
         """How unusual the last step was; empty until there are enough to compare with."""
@@ -103,6 +133,42 @@ class History:
     def best(self) -> dict[str, float]:
         """The evaluation with the lowest loss, the earlier one if two are equal."""
         return min(self.evaluations, key=lambda point: point["val_loss"])
+
+
+@dataclass
+class TrainState:
+    """All that training changes, and a checkpoint holds."""
+
+    model: GPT2
+    optimizers: Sequence[torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    """Optimizer steps that are done."""
+    history: History = field(default_factory=History)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The weights of the best evaluation, if they are to be kept."""
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in self.model.parameters())
+
+    def keep_best(self) -> None:
+        """These weights are the best so far."""
+        self.best = {f"best/{name}": t.clone() for name, t in self.model.state_dict().items()}
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Values and tensors for a checkpoint."""
+        values = {"history": vars(self.history), "scaler": self.scaler.state_dict()}
+        return values, {**checkpoint.pack(self.model, self.optimizers), **self.best}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put back what a checkpoint holds."""
+        checkpoint.unpack(tensors, self.model, self.optimizers)
+        self.scaler.load_state_dict(values["scaler"])
+        self.step, self.history = values["step"], History(**values["history"])
+        self.best = {name: t for name, t in tensors.items() if name.startswith("best/")}
+        # The evaluation after the last step may be there already: it is made once more.
+        self.history.evaluations = [e for e in self.history.evaluations if e["step"] < self.step]
 
 
 @dataclass(frozen=True)
@@ -171,11 +237,13 @@ def fit(
     tracker: Tracker,
     keep: Literal["last", "best"] = "last",
     on_evaluation: Callable[[int], None] = lambda step: None,
+    shared: SharedState | None = None,
 ) -> History:
     """Train ``model`` in place for ``steps`` optimizer steps, or go on from a checkpoint.
 
     ``keep="best"`` leaves the weights of the best evaluation in the model, else the last ones stay.
-    ``on_evaluation(step)`` is called after each evaluation, to show sample text.
+    ``on_evaluation(step)`` is called after each evaluation, to show sample text. A run with more
+    steps goes on from what the one before has left in ``shared``, if learning rates allow it.
 
     Ctrl-C and SIGTERM take effect after the step in progress and a checkpoint.
 
@@ -190,62 +258,55 @@ def fit(
         checkpoint_activations(model)
     optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-    history, best, first = History(), {}, 0
-    if resumed := run_directory.load():
-        state, tensors = resumed
-        checkpoint.unpack(tensors, model, optimizers)
-        best = {name: t for name, t in tensors.items() if name.startswith("best/")}
-        scaler.load_state_dict(state["scaler"])
-        history, first = History(**state["history"]), state["step"]
-        # The last step's may be there already: it is made once more.
-        history.evaluations = [e for e in history.evaluations if e["step"] < first]
+    state = TrainState(model, optimizers, scaler)
+    stable = stable_steps(steps, params)
+    longer = None if shared is None or run_directory.started else shared.load(steps, stable)
+    if resumed := longer or run_directory.load():
+        state.restore(*resumed)
+    history = state.history
+    if longer:  # the last step of the run before has a point, whatever the interval
+        history.curve = [p for p in history.curve if p["step"] % params.log_interval == 0]
     loss_of = choose_loss(model, params, runtime, steps)
     pace = Pace(
         *(model.config, runtime),
         muon=params.optimizer == "muon",
         recomputing=params.activation_checkpointing,
     )
-    progress = Progress(run_directory.stage, steps, "step", start=first)
+    progress = Progress(run_directory.stage, steps, "step", start=state.step)
     tracker.begin(run_directory.path)
     # What a killed process had not sent yet; the tracker leaves out what it had.
     for point in [*history.curve, *history.evaluations]:
         _tell(tracker, point)
 
-    done = first
-
-    def save() -> None:
-        state = {"history": vars(history), "scaler": scaler.state_dict()}
-        run_directory.save(done, state, {**checkpoint.pack(model, optimizers), **best})
-
     with held_back() as interrupt:
-        for step in range(first, steps + 1):
+        for step in range(state.step, steps + 1):
             if step % params.eval_interval == 0 or step == steps:
-                evaluation = evaluate(model, validation(), runtime)
-                history.evaluations.append({"step": step, "val_loss": evaluation.loss})
+                loss = evaluate(model, validation(), runtime).loss
+                history.evaluations.append({"step": step, "val_loss": loss})
                 _tell(tracker, history.evaluations[-1])
-                progress.note(f"step {step}: val_loss {evaluation.loss:.4f}")
+                progress.note(f"step {step}: val_loss {loss:.4f}")
                 if keep == "best" and history.best["step"] == step:
-                    best = {
-                        f"best/{name}": t.detach().clone() for name, t in model.state_dict().items()
-                    }
+                    state.keep_best()
                 on_evaluation(step)
             if step == steps:
                 break
 
             started = time.perf_counter()
-            factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
+            factor = lr_factor(
+                *(step, steps, params.warmup_steps, params.min_lr_fraction, params.decay_steps)
+            )
             set_lr(optimizers, factor)
-            batches = [batch.to(runtime.device) for batch in train(step)]
+            batches = train(step)
             random_state = torch.get_rng_state()
             try:
-                loss, grad_norm = train_step(
+                update = train_step(
                     loss_of, model, batches, optimizers, scaler, runtime, params, step
                 )
             except NotFiniteError as error:
                 torch.set_rng_state(random_state)
                 kept = "The weights are not finite either: the last checkpoint stays as it is"
-                if all(bool(tensor.isfinite().all()) for tensor in model.parameters()):
-                    save()
+                if state.is_finite:
+                    run_directory.save(step, *state.packed())
                     kept = (
                         f"{run_directory.path} has a checkpoint of just before: the stage, started "
                         "again, repeats this step with the same batch"
@@ -253,39 +314,33 @@ def fit(
                 raise NotFiniteError(
                     f"{error}; stopped before the update. {kept}. Lower lr, or set dtype: float32"
                 ) from error
-            elapsed = time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            state.step = step + 1
+
             tokens = sum(batch.inputs.numel() for batch in batches)
-            flops = pace.step(batches, elapsed)
+            flops = pace.step(batches, update.n_targets, seconds)
             history.product_rate = pace.speed.products
-            history.tokens += tokens
-            history.flops += flops
-            history.seconds += elapsed
-            history.losses = slid(history.losses, loss)
-            history.grad_norms = slid(history.grad_norms, grad_norm)
-            if step % params.log_interval == 0 or step == steps - 1:
-                point = {
-                    "step": step,
-                    "loss": loss,
-                    "lr": params.lr * factor,
-                    "grad_norm": grad_norm,
-                    **history.z_scores,
-                    "tokens_per_second": tokens / elapsed,
-                    "mfu": flops / elapsed / history.product_rate,
-                }
+            history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
+            point = history.add(step, update, params.lr * factor, tokens, flops, seconds)
+            if step % params.log_interval == 0 or state.step == steps:
                 history.curve.append(point)
                 _tell(tracker, point)
-            progress.advance(_figures(history, loss, grad_norm))
-            history.peak_memory_mib = max(history.peak_memory_mib, peak_memory_mib(runtime.device))
-            done = step + 1
+            progress.advance(_figures(history, point))
+
+            if shared and state.step == stable > params.warmup_steps:
+                shared.save(state.step, steps, *state.packed())
             if interrupt.signal is not None:
                 break
-            if done % params.checkpoint_interval == 0 and done < steps:
-                save()
+            if state.step % params.checkpoint_interval == 0 and state.step < steps:
+                run_directory.save(state.step, *state.packed())
         if interrupt.signal is not None:
-            save()
+            run_directory.save(state.step, *state.packed())
     progress.close()
+    if shared and stable <= params.warmup_steps:
+        shared.save(0, steps, {}, {})
     if keep == "best":
-        model.load_state_dict({name.removeprefix("best/"): t for name, t in best.items()})
+        best = {name.removeprefix("best/"): t for name, t in state.best.items()}
+        model.load_state_dict(best)
     return history
 
 
@@ -298,41 +353,55 @@ def train_step(
     runtime: Runtime,
     params: TrainParams,
     step: int,
-) -> tuple[float, float]:
-    """One optimizer step over micro-batches; its mean loss, and gradient norm before clipping."""
+) -> Update:
+    """One optimizer step over micro-batches."""
     n_targets = sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
     if n_targets == 0:
         raise UserError(f"step {step}: no target in the batch counts towards the loss")
-    losses = []
-    for batch in batches:
-        with runtime.autocast():
-            loss = loss_of(model, batch) / n_targets
-        torch.autograd.backward(scaler.scale(loss))
-        losses.append(loss.detach())
-    total = float(torch.stack(losses).sum())
+    losses = [
+        forward_backward(loss_of, model, batch, n_targets, scaler, runtime) for batch in batches
+    ]
+    loss = float(torch.stack(losses).sum())
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     clip = math.inf if params.grad_clip is None else params.grad_clip
     grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
     # float16 finds its scale by overflowing: there the scaler leaves out the update by itself.
-    if not math.isfinite(total) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
+    if not math.isfinite(loss) or not (math.isfinite(grad_norm) or scaler.is_enabled()):
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        bad = [str(i) for i, loss in enumerate(losses, 1) if not math.isfinite(loss)]
+        bad = [str(i) for i, one in enumerate(losses, 1) if not math.isfinite(one)]
         where = f" in micro-batch {', '.join(bad)} of {len(losses)}" if bad else ""
-        raise NotFiniteError(f"step {step}: loss {total}{where}, gradient norm {grad_norm}")
+        raise NotFiniteError(f"step {step}: loss {loss}{where}, gradient norm {grad_norm}")
     for optimizer in optimizers:
         scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     scaler.update()
-    return total, grad_norm
+    return Update(loss, grad_norm, n_targets)
 
 
-def _figures(history: History, loss: float, grad_norm: float) -> str:
+def forward_backward(
+    loss_of: Callable[[GPT2, Batch], Tensor],
+    model: GPT2,
+    batch: Batch,
+    n_targets: int,
+    scaler: torch.amp.GradScaler,
+    runtime: Runtime,
+) -> Tensor:
+    """Add a micro-batch's gradient of the mean loss over ``n_targets``; its part of that loss."""
+    batch = batch.to(runtime.device)
+    with runtime.autocast():
+        loss = loss_of(model, batch) / n_targets
+    torch.autograd.backward(scaler.scale(loss))
+    return loss.detach()
+
+
+def _figures(history: History, last: Mapping[str, float]) -> str:
     """The last step and the speed so far, for people."""
-    z = {name: f" (z {score:+.1f})" for name, score in history.z_scores.items()}
+    z = {key: f" (z {last[key]:+.1f})" for key in ("loss_z", "grad_norm_z") if key in last}
     return (
-        f"loss {loss:.3f}{z.get('loss_z', '')}, grad {grad_norm:.2f}{z.get('grad_norm_z', '')}, "
+        f"loss {last['loss']:.3f}{z.get('loss_z', '')}, "
+        f"grad {last['grad_norm']:.2f}{z.get('grad_norm_z', '')}, "
         f"{history.tokens / history.seconds:,.0f} tokens/s, MFU {100 * history.mfu:.0f} %"
     )
 
@@ -351,14 +420,18 @@ def checkpoint_activations(model: GPT2) -> None:
         block.forward = partial(recompute, block.forward, use_reentrant=False)
 
 
+def compiles(params: TrainParams, device: torch.device, steps: int) -> bool:
+    """Whether the parameters ask for a compiler in a run of so many steps."""
+    if params.compile == "auto":
+        return steps >= COMPILE_PAYS_AFTER.get(device.type, steps + 1)
+    return params.compile
+
+
 def choose_loss(
     model: GPT2, params: TrainParams, runtime: Runtime, steps: int
 ) -> Callable[[GPT2, Batch], Tensor]:
     """`loss_sum`, compiled if the parameters say so and a compiler is there."""
-    wanted = params.compile
-    if wanted == "auto":
-        wanted = steps >= COMPILE_PAYS_AFTER.get(runtime.device.type, steps + 1)
-    if not wanted:
+    if not compiles(params, runtime.device, steps):
         return loss_sum
     if runtime.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         log.info("compile: no C++ compiler found; running eagerly")

@@ -91,6 +91,7 @@ def start(directory: Path, *command: str, **environment: str) -> Process:
 def start_stage(directory: Path, stage: str, **environment: str) -> Process:
     """A stage as DVC starts it, without DVC."""
     command = yaml.safe_load((directory / "dvc.yaml").read_text())["stages"][stage]["cmd"]
+    command = command.replace("${pretrain.initial_weights}", "none")
     return start(directory, *shlex.split(command), **environment)
 
 

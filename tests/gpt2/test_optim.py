@@ -11,6 +11,7 @@ from gpt2.optim import (
     make_optimizers,
     orthogonalise,
     set_lr,
+    stable_steps,
 )
 
 CONFIG = GPT2Config(vocab_size=64, context_length=8, n_layer=2, n_head=2, n_embd=16)
@@ -68,6 +69,37 @@ def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
     expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 3))
     assert lr_factor(int(middle), 110, 10, 0.1) == pytest.approx(expected)
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_schedule_with_decay_steps_stays_at_the_peak_until_they_begin():
+    factors = [lr_factor(step, 110, 10, 0.1, 40) for step in range(110)]
+    assert factors[:10] == [lr_factor(step, 110, 10, 0.1) for step in range(10)]
+    assert set(factors[10:71]) == {1.0}
+    assert factors[70:] == [lr_factor(step, 40, 0, 0.1) for step in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stable"),
+    [
+        ({"min_lr_fraction": 1.0, "warmup_steps": 7}, 50),
+        ({"decay_steps": 20, "warmup_steps": 7}, 30),
+        ({"decay_steps": 60, "warmup_steps": 7}, 7),
+        ({"warmup_steps": 7}, 7),
+        ({}, 0),
+    ],
+)
+def test_more_steps_leave_the_stable_ones_as_they_are(settings, stable):
+    params = OptimizerParams(lr=0.1, **settings)
+    assert stable_steps(50, params) == stable
+
+    def factors(steps):
+        values = (params.warmup_steps, params.min_lr_fraction, params.decay_steps)
+        return [lr_factor(step, steps, *values) for step in range(50)]
+
+    for more in (51, 75, 1000):
+        same = [a == b for a, b in zip(factors(50), factors(more), strict=True)]
+        assert all(same[:stable])
+        assert stable == 50 or not all(same[: stable + 2])
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 5), (3, 3), (2, 1)])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from gpt2 import progress
 from gpt2.attention import keep_from_compiler
 from gpt2.batch import IGNORE_INDEX, Batch
-from gpt2.checkpoint import RunDirectory
+from gpt2.checkpoint import RunDirectory, SharedState
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.flops import token_flops
@@ -250,11 +250,11 @@ def test_a_step_whose_gradient_is_not_finite_can_be_replayed(tmp_path):
             train(tmp_path / "a", net, settings, train=disturbed)
         assert asked == list(range(first, 8))
 
-    mended, undisturbed = model(dropout=0.1), model(dropout=0.1)
-    history = train(tmp_path / "a", mended, settings)
+    again, undisturbed = model(dropout=0.1), model(dropout=0.1)
+    history = train(tmp_path / "a", again, settings)
     assert history.evaluations == train(tmp_path / "b", undisturbed, settings).evaluations
     for name, tensor in undisturbed.state_dict().items():
-        assert torch.equal(tensor, mended.state_dict()[name]), name
+        assert torch.equal(tensor, again.state_dict()[name]), name
 
 
 def test_a_batch_without_targets_is_an_error(tmp_path):
@@ -292,6 +292,117 @@ def test_compiled_training_equals_eager(tmp_path):
     b = train(tmp_path / "b", compiled, params(compile=True), 5)
     for left, right in zip(a.curve, b.curve, strict=True):
         assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
+
+
+class Stopped(Exception):
+    pass
+
+
+SCHEDULES = {
+    "constant": {"min_lr_fraction": 1.0, "warmup_steps": 3},
+    "decay at the end": {"decay_steps": 6, "warmup_steps": 3},
+}
+
+
+def train_shared(
+    directory: Path, net: GPT2, settings: TrainParams, steps: int, stop: int | None = None
+) -> tuple[list[int], list[dict]]:
+    """Train with a shared state; the steps that were taken here, and the rows of the curve."""
+    taken: list[int] = []
+
+    def batches(step: int) -> list[Batch]:
+        if step == stop:
+            raise Stopped
+        taken.append(step)
+        return [batch(step)]
+
+    shared = SharedState(directory, "test", {"params": settings.model_dump()})
+    history = train(directory, net, settings, steps, train=batches, shared=shared)
+    RunDirectory(directory, "test", {"params": settings.model_dump(), "steps": steps}).clear()
+    varying = ("tokens_per_second", "mfu")
+    rows = [{k: v for k, v in row.items() if k not in varying} for row in curves(history)]
+    assert history.tokens == steps * 4 * 12
+    return taken, rows
+
+
+def assert_equal_weights(one: GPT2, other: GPT2) -> None:
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_more_steps_end_bit_for_bit_where_an_undisturbed_longer_run_ends(
+    tmp_path, caplog, schedule, optimizer
+):
+    settings = params(
+        **SCHEDULES[schedule], optimizer=optimizer, log_interval=3, checkpoint_interval=4
+    )
+    shared_step = 20 if schedule == "constant" else 14
+    whole = model(dropout=0.1)
+    _, expected = train_shared(tmp_path / "a", whole, settings, 33)
+    assert [row["step"] for row in expected if "loss" in row] == [*range(0, 33, 3), 32]
+
+    taken, _ = train_shared(tmp_path / "b", model(dropout=0.1), settings, 20)
+    assert taken == list(range(20))
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(Stopped):
+            train_shared(tmp_path / "b", model(dropout=0.1), settings, 33, stop=30)
+        assert f"going on from step {shared_step} of the run of 20 steps" in caplog.text
+        longer = model(dropout=0.1)
+        taken, rows = train_shared(tmp_path / "b", longer, settings, 33)
+    assert "going on from the checkpoint at step 28" in caplog.text
+    assert taken == list(range(28, 33))
+    assert rows == expected
+    assert_equal_weights(longer, whole)
+
+    # And further, from what the longer one has left.
+    taken, rows = train_shared(tmp_path / "b", model(dropout=0.1), settings, 40)
+    assert taken == list(range(33 if schedule == "constant" else 27, 40))
+
+
+def test_where_every_learning_rate_depends_on_the_steps_more_of_them_start_afresh(tmp_path, caplog):
+    settings = params(warmup_steps=2)
+    train_shared(tmp_path, model(), settings, 8)
+    with caplog.at_level(logging.INFO):
+        taken, _ = train_shared(tmp_path, model(), settings, 12)
+    assert taken == list(range(12))
+    assert (
+        "starting afresh: the run of 8 steps had another learning rate after step 2. More steps "
+        "go on where it is constant (min_lr_fraction: 1) or falls in the last decay_steps"
+    ) in caplog.text
+    [kept] = tmp_path.glob("test-shared/*.safetensors")
+    assert kept.stat().st_size < 100, "a state that nothing goes on from takes room"
+
+
+def test_fewer_steps_or_other_parameters_or_the_same_again_start_afresh(tmp_path, caplog):
+    settings = params(min_lr_fraction=1.0)
+    train_shared(tmp_path, model(), settings, 8)
+    with caplog.at_level(logging.INFO):
+        taken, _ = train_shared(tmp_path, model(), settings, 8)  # dvc repro --force
+        assert taken == list(range(8))
+        assert "afresh" not in caplog.text
+        taken, _ = train_shared(tmp_path, model(), params(min_lr_fraction=1.0, lr=0.02), 12)
+        assert taken == list(range(12))
+        assert "starting afresh: the run of 8 steps had another params.lr\n" in caplog.text
+        train_shared(tmp_path, model(), settings, 8)
+        taken, _ = train_shared(tmp_path, model(), settings, 5)
+    assert taken == list(range(5))
+    assert (
+        "starting afresh: the run of 8 steps has left its state at step 8, but a run of 5 is the "
+        "same only up to step 5"
+    ) in caplog.text
+
+
+def test_a_damaged_shared_state_is_refused(tmp_path):
+    settings = params(min_lr_fraction=1.0)
+    train_shared(tmp_path, model(), settings, 8)
+    path = tmp_path / "test-shared" / "tensors.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"tensors.safetensors: sha256 is"):
+        train_shared(tmp_path, model(), settings, 12)
 
 
 PROGRAM = """

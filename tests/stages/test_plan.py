@@ -25,6 +25,7 @@ from stages.plan import (
     Plan,
 )
 from stages.schemas import read
+from tests.hugging_face import write_checkpoint
 
 
 def planned(path: Path, root: Path) -> dict[str, Estimate]:
@@ -152,6 +153,29 @@ def test_documentation_that_is_read_takes_time_before_it_is_there(tmp_path: Path
     rows = planned(other, tmp_path)
     assert rows["download"].seconds is rows["tokenize"].seconds is None
     assert rows["download"].basis == "package 'no-such-package' is not installed"
+
+
+def test_initial_weights_bring_their_vocabulary(tmp_path: Path) -> None:
+    peer = write_checkpoint(tmp_path / "own")
+    values = load_yaml(ROOT / "profiles" / "smoke.yaml")
+    values["gpt2_weights"] |= {"size": "any", "source": "directory", "path": "own"}
+    values["tokenizer"] = {"kind": "model"}
+    values["pretrain"]["initial_weights"] = "data/models/gpt2"
+    values["pretrain"]["model"] |= {"context_length": 64, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    assert planned(path, tmp_path)["pretrain"].parameters == peer.num_parameters()
+
+
+def test_a_state_for_more_steps_takes_disk(tmp_path: Path) -> None:
+    values = load_yaml(ROOT / "profiles" / "gpt2-124m.yaml")
+    disk = []
+    for fraction in (1.0, 0.1):
+        values["pretrain"]["min_lr_fraction"] = fraction
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        disk.append(Plan(path, read(path), tmp_path, timed=False).needs().disk)
+    assert disk[0] - disk[1] == pytest.approx(12 * 124_439_808)
 
 
 def test_a_profile_needs_what_it_has_not_got(root: Path, tmp_path: Path) -> None:

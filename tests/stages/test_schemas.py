@@ -77,6 +77,9 @@ def test_everything_wrong_is_told_at_once(
         ("instructions.validation_fraction", 0.0, "instructions.validation_fraction: 0 leaves"),
         ("finetune.base_model", "data/models/mine", "finetune.base_model: no stage makes"),
         ("pretrain.warmup_steps", 30, "pretrain.warmup_steps: 30 of 30 steps"),
+        ("pretrain.decay_steps", 26, "pretrain.decay_steps: 26, with 5 of warmup more than the 30"),
+        ("pretrain.initial_weights", "data/models/gpt", "pretrain.initial_weights: Input should"),
+        ("tokenizer", {"kind": "model"}, "tokenizer.kind: model, but pretrain.initial_weights is"),
         ("pretrain.prompts", ["", "a"], "pretrain.prompts.0: must not be empty"),
         ("pretrain.prompts", ["word " * 128], "pretrain.prompts.0: must not be empty, and shorter"),
         ("pretrain.model.context_length", 16, "pretrain.model.context_length: 16, but the frame"),
@@ -98,6 +101,32 @@ def test_sections_that_contradict_each_other(
         place |= {"size": "any", "source": "directory"}
     (found,) = problems(written(values))
     assert found.startswith(message)
+
+
+def test_initial_weights_that_contradict_other_sections(
+    values: Values, written: Callable[[Values], Path]
+) -> None:
+    values["pretrain"]["initial_weights"] = "data/models/gpt2"
+    no_model, vocabulary = problems(written(values))
+    assert no_model.startswith("pretrain.initial_weights: data/models/gpt2, but gpt2_weights.size")
+    assert vocabulary.startswith("tokenizer.kind: bpe, but pretrain.initial_weights is data/models")
+
+    values["gpt2_weights"]["size"] = "355M"
+    values["tokenizer"] = {"kind": "gpt2"}
+    [shape] = problems(written(values))
+    right = {"context_length": 1024, "n_layer": 24, "n_head": 16, "n_embd": 1024, "dropout": 0.0}
+    line = ", ".join(f"{key}: {value}" for key, value in right.items())
+    assert shape == (
+        "pretrain.model: not the shape of pretrain.initial_weights. "
+        f"Write {{{line}}}; context_length may be less"
+    )
+    for kind in ("gpt2", "model"):
+        values["tokenizer"] = {"kind": kind}
+        for length in (1024, 128):
+            values["pretrain"]["model"] = {**right, "context_length": length, "dropout": 0.3}
+            schemas.read(written(values))
+    values["pretrain"]["model"] = {**right, "context_length": 1025}
+    assert len(problems(written(values))) == 1
 
 
 def test_what_is_no_parameter_file(tmp_path: Path) -> None:
