@@ -38,7 +38,8 @@ def read_json(body: bytes) -> tuple[Records, dict[str, Any]]:
         raise UserError(f"the request is not JSON ({error}). {EXPECTED}") from error
     if not isinstance(request, dict):
         raise UserError(f"the request is {_kind(request)}, not an object. {EXPECTED}")
-    params = request.pop("params", None) or {}
+    params = request.pop("params", None)
+    params = {} if params is None else params
     if not isinstance(params, dict):
         raise UserError(f"params is {_kind(params)}, not an object of names and values")
     if record := {field: request.pop(field) for field in FIELDS if field in request}:

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import pandas as pd
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -81,7 +82,7 @@ class ServedModel(PythonModel):
     def predict(
         self,
         context: PythonModelContext,
-        model_input: Any,
+        model_input: pd.DataFrame,  # or what else `read_table` takes: MLflow knows no such hint
         params: dict[str, Any] | None = None,
     ) -> list[str]:
         """The texts for records, those of the first one first; ``params``: those of `SIGNATURE`."""
