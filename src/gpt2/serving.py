@@ -46,7 +46,7 @@ MODEL = "model"
 """The model directory: a copy among the artifacts, or a path in the configuration."""
 REQUIREMENTS = (
     *("mlflow", "numpy", "pandas", "psutil", "pydantic"),
-    *("pyyaml", "safetensors", "tiktoken", "torch", "tqdm"),
+    *("pyyaml", "safetensors", "starlette", "tiktoken", "torch", "tqdm"),
 )
 """What the packaged model imports."""
 DEFAULT = ContinuationParams(max_new_tokens=100)
@@ -109,7 +109,11 @@ def read_params(params: dict[str, Any]) -> ContinuationParams:
     Raises:
         UserError: one is unknown or has a wrong value.
     """
-    return parse(ContinuationParams, {**DEFAULT.model_dump(), **params}, "params")
+    try:
+        return parse(ContinuationParams, {**DEFAULT.model_dump(), **params}, "params")
+    except UserError as error:
+        names = ", ".join(ContinuationParams.model_fields)
+        raise UserError(f"{error}. The params are {names}") from error
 
 
 class CheckedRequests:
