@@ -22,8 +22,9 @@ from benchmarks.measure import Row, Timing, record, take_turns
 from gpt2.device import DeviceParams, Runtime, choose_runtime, dtype_name
 from gpt2.estimate import parameters
 from gpt2.flops import measured_rate
-from gpt2.generation import SamplingParams, generate, stream
+from gpt2.generation import generate, stream
 from gpt2.model import GPT2, GPT2Config
+from gpt2.sampling import SamplingParams
 from gpt2.weights import to_openai
 
 if TYPE_CHECKING:

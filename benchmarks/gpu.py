@@ -35,10 +35,11 @@ from gpt2.batch import Batch
 from gpt2.checkpoint import RunDirectory
 from gpt2.device import DeviceParams, Runtime, choose_runtime, dtype_name
 from gpt2.flops import timed
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.instructions import Example, collate
 from gpt2.model import GPT2, GPT2Config
 from gpt2.optim import make_optimizers
+from gpt2.sampling import SamplingParams
 from gpt2.tracking import NullTracker
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.03}

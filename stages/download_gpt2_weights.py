@@ -174,7 +174,8 @@ def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:
 
     from gpt2 import weights
     from gpt2.device import Runtime
-    from gpt2.generation import SamplingParams, generate
+    from gpt2.generation import generate
+    from gpt2.sampling import SamplingParams
 
     model = weights.load(directory, foreign=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())

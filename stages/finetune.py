@@ -10,7 +10,7 @@ from gpt2 import files, weights
 from gpt2.checkpoint import RunDirectory, code_digest
 from gpt2.device import choose_runtime
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.instructions import (
     Example,
     InstructionBatches,
@@ -22,6 +22,7 @@ from gpt2.instructions import (
     prompt,
 )
 from gpt2.params import Fraction, Positive
+from gpt2.sampling import SamplingParams
 from gpt2.sources.records import InstructionRecord, sample_records
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
@@ -90,7 +91,10 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
 
         def show_samples(step: int) -> None:
             prompts = [ids for _, ids in asked]
-            answers = generate(model, prompts, params.sampling, tokenizer.end_of_text, runtime)
+            answers = generate(
+                *(model, prompts, params.sampling, tokenizer.end_of_text, runtime),
+                tokenizer=tokenizer,
+            )
             texts = [
                 f"{prompt(record.instruction, record.input)}{tokenizer.decode(ids)}\n"
                 f"(expected: {record.output})"

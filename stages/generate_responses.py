@@ -10,10 +10,11 @@ import click
 from gpt2 import files, weights
 from gpt2.device import DeviceParams, choose_runtime
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.instructions import load_records, prompt
 from gpt2.params import Positive
 from gpt2.progress import Progress
+from gpt2.sampling import SamplingParams
 from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import InstructionRecord, sample_records
 from gpt2.text_metrics import most_frequent, score
@@ -119,22 +120,20 @@ def answer(
     tokenizer = weights.load_tokenizer(model_dir, model)
     runtime = choose_runtime(params)
     model.to(runtime.device)
-    # A prompt that leaves no room for an answer gets an empty one; it still counts in all metrics.
     prompts = [tokenizer.encode(prompt(record.instruction, record.input)) for record in records]
-    fitting = [i for i, ids in enumerate(prompts) if len(ids) < model.config.context_length]
-    progress = Progress(f"{name} answers", len(fitting), "record")
+    progress = Progress(f"{name} answers", len(prompts), "record")
     responses = generate(
         model,
-        [prompts[i] for i in fitting],
+        prompts,
         params,
         tokenizer.end_of_text,
         runtime,
         params.batch_size,
         progress,
+        tokenizer,
     )
     progress.close()
-    texts = dict(zip(fitting, responses, strict=True))
-    return [tokenizer.decode(texts.get(i, [])).strip() for i in range(len(records))]
+    return [tokenizer.decode(ids).strip() for ids in responses]
 
 
 def score_by_kind(

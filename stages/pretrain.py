@@ -10,9 +10,10 @@ from gpt2 import files, weights
 from gpt2.checkpoint import RunDirectory, SharedState, code_digest
 from gpt2.device import choose_runtime
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.model import GPT2, Architecture, GPT2Config
 from gpt2.params import Positive
+from gpt2.sampling import SamplingParams
 from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import Evaluation, TrainParams, compiles, fit
@@ -79,7 +80,10 @@ def main(
         prompt_ids = [tokenizer.encode(prompt) for prompt in params.prompts]
 
         def show_samples(step: int) -> None:
-            continued = generate(model, prompt_ids, params.sampling, tokenizer.end_of_text, runtime)
+            continued = generate(
+                *(model, prompt_ids, params.sampling, tokenizer.end_of_text, runtime),
+                tokenizer=tokenizer,
+            )
             texts = [
                 prompt + tokenizer.decode(ids)
                 for prompt, ids in zip(params.prompts, continued, strict=True)

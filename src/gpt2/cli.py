@@ -18,7 +18,7 @@ from gpt2.errors import UserError
 
 if TYPE_CHECKING:
     from gpt2.device import DeviceParams
-    from gpt2.generation import SamplingParams, TextModel
+    from gpt2.text_model import ContinuationParams, TextModel
     from stages.plan import Estimate
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -94,7 +94,7 @@ model_option = click.option(
 
 
 def generation_options(command: Command) -> Command:
-    """The options of `SamplingParams` and of `DeviceParams`."""
+    """The options of `ContinuationParams` and of `DeviceParams`."""
     command = device_options(command)
     for option in reversed(
         (
@@ -102,11 +102,18 @@ def generation_options(command: Command) -> Command:
                 "--max-new-tokens",
                 type=click.IntRange(min=1),
                 default=100,
-                help="Most tokens to add; the model may end sooner.",
+                help="Most tokens to add; the model may end sooner. Beyond its context it sees the "
+                "last tokens only, and each takes as long as reading all of them.",
+            ),
+            click.option(
+                "--repetition-penalty",
+                type=click.FloatRange(1e-6, 1e6),
+                default=1.0,
+                help="Above 1: tokens that stand in the text already become less likely.",
             ),
             click.option(
                 "--temperature",
-                type=click.FloatRange(min=0),
+                type=click.FloatRange(0, 1e6),
                 default=0.0,
                 help="0: always the likeliest token; 1: as the model says.",
             ),
@@ -118,6 +125,29 @@ def generation_options(command: Command) -> Command:
                 type=click.FloatRange(0, 1, min_open=True),
                 default=1.0,
                 help="Choose among the fewest likeliest tokens that have this probability.",
+            ),
+            click.option(
+                "--min-p",
+                type=click.FloatRange(0, 1),
+                default=0.0,
+                help="Choose among the tokens with this share of the likeliest one's probability.",
+            ),
+            click.option(
+                "--stop",
+                multiple=True,
+                callback=lambda ctx, option, texts: list(texts),
+                help="End with the token that completes this text; for several, repeat it.",
+            ),
+            click.option(
+                "--num-return-sequences",
+                type=click.IntRange(1, 1024),
+                default=1,
+                help="Texts to draw, printed with a line --- between them.",
+            ),
+            click.option(
+                "--strict",
+                is_flag=True,
+                help="Refuse a prompt longer than the model's context, instead of keeping its end.",
             ),
             click.option(
                 "--seed",
@@ -155,17 +185,16 @@ def device_options(command: Command) -> Command:
 
 def load(
     model_dir: Path, device: str, dtype: str, **sampling: Any
-) -> "tuple[TextModel, SamplingParams]":
+) -> "tuple[TextModel, ContinuationParams]":
     """What `generation_options` and `model_option` ask for.
 
     Raises:
         UserError: an option is wrong, or the directory is damaged or not that of a GPT-2.
     """
     from gpt2 import text_model
-    from gpt2.generation import SamplingParams
     from gpt2.params import parse
 
-    params = parse(SamplingParams, sampling, "options")
+    params = parse(text_model.ContinuationParams, sampling, "options")
     return text_model.load(model_dir, device_params(device, dtype)), params
 
 
@@ -182,6 +211,8 @@ def device_params(device: str, dtype: str) -> "DeviceParams":
 Examples:
   gpt2 generate --model data/models/pretrained --prompt "def numpy.linalg."
   gpt2 generate --model gpt2-medium --prompt "Once upon a time" --temperature 0.8 --top-p 0.95
+  gpt2 generate --model data/models/pretrained --prompt "class " --stop "." --min-p 0.1 \\
+    --temperature 1 --num-return-sequences 3
   gpt2 generate --model data/models/pretrained --prompt - < start.txt > continuation.txt
 """
 )
@@ -195,9 +226,8 @@ Examples:
 def generate(prompt: str, **options: Any) -> None:
     """Continue a text. Only the continuation goes to standard output."""
     text = _standard_input() if prompt == "-" else prompt
-    model, sampling = load(**options)
-    for piece in model.continuation(text, sampling):
-        click.echo(piece, nl=False)
+    model, params = load(**options)
+    _print_continuations(model, text, params)
     if sys.stdout.isatty():
         click.echo()
 
@@ -216,7 +246,7 @@ def chat(**options: Any) -> None:
     """Follow instructions, typed one a line.
 
     Each is answered by itself: the model remembers no other. Ctrl-C stops an answer; Ctrl-D, an
-    empty line or /exit ends.
+    empty line or /exit ends. In a file or pipe, empty lines are passed over.
     """
     from gpt2.instructions import prompt
 
@@ -224,14 +254,13 @@ def chat(**options: Any) -> None:
     if interactive:
         with suppress(ImportError):  # some builds of Python lack it
             import readline  # noqa: F401  lets `input` edit a line and recall earlier ones
-    model, sampling = load(**options)
+    model, params = load(**options)
     for instruction in _lines("> " if interactive else ""):
         try:
-            for piece in model.continuation(prompt(instruction, ""), sampling):
-                click.echo(piece, nl=False)
+            _print_continuations(model, prompt(instruction, ""), params)
         except KeyboardInterrupt:
             pass
-        except UserError as error:  # too long an instruction
+        except UserError as error:  # too long an instruction for --strict
             if not interactive:
                 raise
             click.echo(f"error: {error}", err=True)
@@ -330,7 +359,8 @@ def serve(model_dir: Path, host: str, port: int, device: str, dtype: str) -> Non
     """Answer over HTTP, as `mlflow models serve` does, until Ctrl-C.
 
     POST /invocations takes records with a prompt, or with an instruction and perhaps an input, and
-    the params max_new_tokens, temperature, top_k, top_p and seed. GET /ping says that it is there.
+    the options of gpt2 generate as params (max_new_tokens, temperature, stop: a list, ...). GET
+    /ping says that it is there.
     """
     from gpt2 import serving
 
@@ -475,6 +505,15 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def _print_continuations(model: "TextModel", text: str, params: "ContinuationParams") -> None:
+    """As they come if it is one, else when all are there."""
+    if params.num_return_sequences == 1:
+        for piece in model.continuation(text, params):
+            click.echo(piece, nl=False)
+    else:
+        click.echo("\n---\n".join(model.continuations(text, params)), nl=False)
+
+
 def _standard_input() -> str:
     try:
         return sys.stdin.buffer.read().decode()
@@ -483,7 +522,8 @@ def _standard_input() -> str:
 
 
 def _lines(marker: str) -> Iterator[str]:
-    """The lines that are typed or piped, up to the end, an empty one or ``/exit``."""
+    """The lines that are typed or piped, up to the end or ``/exit``. An empty one ends what is
+    typed and is passed over in what is piped."""
     while True:
         try:
             line = input(marker).strip()
@@ -493,9 +533,10 @@ def _lines(marker: str) -> Iterator[str]:
             return
         except UnicodeDecodeError as error:
             raise UserError("standard input: not UTF-8") from error
-        if line in ("", "/exit"):
+        if line == "/exit" or (marker and not line):
             return
-        yield line
+        if line:
+            yield line
 
 
 if __name__ == "__main__":

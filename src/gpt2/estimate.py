@@ -12,9 +12,10 @@ import torch
 from gpt2.attention import BLOCK
 from gpt2.device import Runtime
 from gpt2.flops import Speed, muon_flops, recomputed_flops, steps_seconds, timed, token_flops
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.loss import CHUNK_BYTES
 from gpt2.model import GPT2, GPT2Config
+from gpt2.sampling import SamplingParams
 from gpt2.trainer import TrainParams
 
 FORWARD = 1 / 3

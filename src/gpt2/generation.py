@@ -2,27 +2,34 @@
 
 Texts are written side by side in the rows of a cache. A row whose text has ended is given to the
 next prompt at once ("continuous batching", Yu et al. 2022), so no row is computed for nothing.
+
+A text may outgrow the model's context. Then the model sees its last `context_length` tokens, as in
+the tutorial's loop (``ids[:, -context_length:]``). With each further token all of them move to
+another position, which GPT-2 adds to what it caches: the row is read anew, so that from there on a
+token costs a pass over the whole context.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from threading import Lock
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.model import GPT2, MLP, CausalSelfAttention, KVCache, Past
-from gpt2.params import NonNegative, Params, Positive
 from gpt2.progress import Progress
+from gpt2.sampling import SamplingParams, choose
+from gpt2.stopping import stop_strings
 from gpt2.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 PROMPTS_TOGETHER = {"cpu": 8, "cuda": 64, "mps": 8}
 """Prompts read in one pass: on a CPU more of one length hardly gain anything, and of several they
@@ -31,38 +38,6 @@ PLACES = 128
 """A GPU looks through a multiple of these places, so that few steps have to be recorded."""
 _RECORDING = Lock()
 """A process can record one graph at a time."""
-
-
-class SamplingParams(Params):
-    """How the next token is chosen."""
-
-    max_new_tokens: Positive
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0: always the likeliest token (greedy)."""
-    top_k: Positive | None = None
-    """Choose among the k likeliest tokens only."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Choose among the fewest likeliest tokens that have this probability (Holtzman 2020)."""
-    seed: NonNegative = 123
-
-
-def next_token_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:
-    """``(B, V)`` logits to probabilities after temperature (above 0), top-k and top-p."""
-    scaled = logits.float() / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < scaled.shape[-1]:
-        kth = scaled.topk(sampling.top_k).values[:, -1:]
-        scaled = scaled.masked_fill(scaled < kth, float("-inf"))
-    probabilities = scaled.softmax(-1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        # The probability of all likelier tokens: 0 for the likeliest, which so always stays.
-        before = ordered.cumsum(-1) - ordered
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
-            1, order, before >= sampling.top_p
-        )
-        probabilities = probabilities.masked_fill(dropped, 0)
-        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
-    return probabilities
 
 
 class Product(nn.Module):
@@ -224,20 +199,21 @@ def generate(
     runtime: Runtime,
     batch_size: int = 32,
     progress: Progress | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> list[list[int]]:
-    """The new tokens after each prompt, up to ``end_of_text`` or the end of the context.
+    """The new tokens after each prompt, up to ``end_of_text``, which is left out, or up to a string
+    of ``sampling.stop``, for which the ``tokenizer`` is needed.
 
     A row's result does not depend on the rows beside it: each draws from a generator of its own,
     seeded by ``sampling.seed`` and its index. (Products of other sizes may round differently.)
 
     Raises:
-        UserError: a prompt is empty or fills the whole context.
+        UserError: a prompt is empty or, if ``sampling.strict``, longer than the context.
     """
-    for index, ids in enumerate(prompts):
-        _refuse_unfit(f"prompt {index}", ids, model)
+    check_prompts(prompts, model.config.context_length, sampling.strict)
     responses: list[list[int]] = [[] for _ in prompts]
     decoder = Decoder(model, runtime)
-    for index, token in _write(decoder, prompts, sampling, end_of_text, batch_size):
+    for index, token in write(decoder, prompts, sampling, end_of_text, batch_size, tokenizer):
         if token is not None:
             responses[index].append(token)
         elif progress:
@@ -251,51 +227,41 @@ def stream(
     sampling: SamplingParams,
     end_of_text: int,
     runtime: Runtime,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[int]:
     """The tokens that `generate` gives after one prompt, each as soon as it is chosen.
 
     Raises:
-        UserError: the prompt is empty or fills the whole context; at once, not at the first token.
+        UserError: as `generate` does; at once, not at the first token.
     """
-    _refuse_unfit("the prompt", prompt, model)
-    return _stream(Decoder(model, runtime), prompt, sampling, end_of_text)
+    check_prompts([prompt], model.config.context_length, sampling.strict)
+    written = write(Decoder(model, runtime), [prompt], sampling, end_of_text, 1, tokenizer)
+    return (token for _, token in written if token is not None)
 
 
-def _stream(
-    decoder: Decoder, prompt: Sequence[int], sampling: SamplingParams, end_of_text: int
-) -> Iterator[int]:
-    tokens = _write(decoder, [prompt], sampling, end_of_text, 1)
-    return (token for _, token in tokens if token is not None)
+def check_prompts(prompts: Sequence[Sequence[int]], context_length: int, strict: bool) -> None:
+    """Warn of prompts whose beginning the model will not see.
 
-
-@dataclass(frozen=True)
-class TextModel:
-    """A model that reads and writes text: with its tokenizer, on its device."""
-
-    model: GPT2
-    tokenizer: Tokenizer
-    runtime: Runtime
-
-    @cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(self.model, self.runtime)
-
-    def continuation(self, text: str, sampling: SamplingParams) -> Iterator[str]:
-        """What follows ``text``, in pieces, by `stream`; an empty text begins a new document.
-
-        Raises:
-            UserError: as `stream` does.
-        """
-        end = self.tokenizer.end_of_text
-        ids = self.tokenizer.encode(text) or [end]
-        _refuse_unfit("the prompt", ids, self.model)
-        return self.tokenizer.decode_stream(_stream(self._decoder, ids, sampling, end))
-
-
-def _refuse_unfit(name: str, ids: Sequence[int], model: GPT2) -> None:
-    most = model.config.context_length - 1
-    if not 0 < len(ids) <= most:
-        raise UserError(f"{name} has {len(ids)} tokens; the model continues 1 to {most}")
+    Raises:
+        UserError: a prompt is empty or, if ``strict``, longer than the context.
+    """
+    too_long = []
+    for index, ids in enumerate(prompts):
+        name = f"prompt {index}" if len(prompts) > 1 else "the prompt"
+        if not ids:
+            raise UserError(f"{name} has no tokens; a new document begins with the end-of-text one")
+        if len(ids) > context_length:
+            too_long.append(
+                f"{name} has {len(ids)} tokens, and the model's context {context_length}"
+            )
+    if too_long and strict:
+        raise UserError(f"{too_long[0]}. Shorten it; without strict its end would be kept")
+    if too_long:
+        others = f" ({len(too_long)} of {len(prompts)} are too long)" if len(prompts) > 1 else ""
+        log.warning(
+            "%s%s: only its end is read, and each new token takes a pass over the whole context",
+            *(too_long[0], others),
+        )
 
 
 @dataclass
@@ -304,25 +270,25 @@ class _Row:
 
     index: int
     """Of its prompt."""
-    token: int
-    """Its newest, which the cache does not hold yet."""
-    position: int
-    """Where that token stands."""
+    tokens: list[int]
+    """Its prompt and what came after it. The cache does not hold the last one yet."""
     left: int
     """Tokens that may still come."""
     generator: torch.Generator
 
 
 @torch.no_grad()
-def _write(
+def write(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingParams,
     end_of_text: int,
     batch_size: int,
+    tokenizer: Tokenizer | None,
 ) -> Iterator[tuple[int, int | None]]:
     """The index of a prompt and its next token, one after another; None: that text has ended."""
     context_length = decoder.config.context_length
+    is_complete = stop_strings(sampling.stop, tokenizer)
     # Texts of about one length side by side: every row looks through as many places as the longest.
     waiting = deque(sorted(range(len(prompts)), key=lambda index: len(prompts[index])))
     longest = max(map(len, prompts), default=1)
@@ -334,27 +300,31 @@ def _write(
         while waiting and len(rows) < batch_size:
             together = min(at_once, batch_size - len(rows), len(waiting))
             begun = [waiting.popleft() for _ in range(together)]
-            _read(decoder, step.cache, len(rows), [prompts[index][:-1] for index in begun])
+            texts = [prompts[index][-context_length:-1] for index in begun]
+            _read(decoder, step.cache, len(rows), texts)
             for index in begun:
-                *before, newest = prompts[index]
-                # The last token of all is chosen at the last place and has none of its own.
-                left = min(sampling.max_new_tokens, context_length - len(before))
                 generator = torch.Generator().manual_seed(_seed(sampling, index))
-                rows.append(_Row(index, newest, len(before), left, generator))
-        logits = step([row.token for row in rows], [row.position for row in rows])
-        chosen = _choose(logits, sampling, [row.generator for row in rows]).tolist()
+                rows.append(_Row(index, [*prompts[index]], sampling.max_new_tokens, generator))
+        logits = step(
+            [row.tokens[-1] for row in rows],
+            [min(len(row.tokens), context_length) - 1 for row in rows],
+        )
+        texts = [row.tokens for row in rows]
+        chosen = choose(logits, sampling, texts, [row.generator for row in rows]).tolist()
         # From the last row down, so that a row that moves has been dealt with.
         for place in reversed(range(len(rows))):
-            row = rows[place]
-            row.token, row.position, row.left = chosen[place], row.position + 1, row.left - 1
-            ended = row.token == end_of_text
-            if not ended:
-                yield row.index, row.token
-            if ended or not row.left:
+            row, token = rows[place], chosen[place]
+            row.tokens.append(token)
+            row.left -= 1
+            if token != end_of_text:
+                yield row.index, token
+            if token == end_of_text or not row.left or is_complete(row.tokens):
                 yield row.index, None
                 step.cache.move(len(rows) - 1, place)
                 rows[place] = rows[-1]
                 rows.pop()
+            elif len(row.tokens) > context_length:
+                _read(decoder, step.cache, place, [row.tokens[-context_length:-1]])
 
 
 def _read(decoder: Decoder, cache: KVCache, first_row: int, texts: Sequence[Sequence[int]]) -> None:
@@ -370,15 +340,3 @@ def _read(decoder: Decoder, cache: KVCache, first_row: int, texts: Sequence[Sequ
 
 def _seed(sampling: SamplingParams, index: int) -> int:
     return (sampling.seed * 1_000_003 + index) % 2**64
-
-
-def _choose(
-    logits: Tensor, sampling: SamplingParams, generators: Sequence[torch.Generator]
-) -> Tensor:
-    """``(B, V)`` logits to ``(B,)`` token ids on the CPU."""
-    if sampling.temperature == 0:
-        return logits.float().argmax(-1).cpu()  # on a CPU four times faster than in bfloat16
-    cumulative = next_token_probabilities(logits, sampling).cpu().double().cumsum(-1)
-    draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-    # Scaled by the sum, which rounding leaves a little off 1, a draw below 1 always finds a token.
-    return torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]

@@ -3,11 +3,14 @@
 MLflow runs this very file to make the model ("models from code"), so that nothing is pickled.
 """
 
+import json
+import math
 import os
 import socket
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +18,15 @@ from threading import Lock
 from typing import Any
 
 import pandas as pd
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt2 import files, text_model
+from gpt2 import files, invocations, text_model
 from gpt2.device import DeviceParams
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams
-from gpt2.instructions import prompt
 from gpt2.params import parse
+from gpt2.text_model import ContinuationParams
 from gpt2.tracking.store import SETTINGS
 
 # MLflow reads some of its settings when it is imported.
@@ -32,35 +37,40 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import ModelSignature, set_model  # noqa: E402
 from mlflow.pyfunc import load_model, save_model  # noqa: E402
 from mlflow.pyfunc.model import PythonModel, PythonModelContext  # noqa: E402
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema  # noqa: E402
+from mlflow.types import ParamSchema, ParamSpec  # noqa: E402
 
+TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
+"""Seconds after which a server of MLflow's gives up on a request."""
+JSON = "application/json"
 MODEL = "model"
 """The model directory: a copy among the artifacts, or a path in the configuration."""
-FIELDS = ("prompt", "instruction", "input")
-"""Of a record: a text to continue; or an instruction, with an input if it has one."""
 REQUIREMENTS = (
     *("mlflow", "numpy", "pandas", "psutil", "pydantic"),
-    *("pyyaml", "safetensors", "tiktoken", "torch", "tqdm"),
+    *("pyyaml", "safetensors", "starlette", "tiktoken", "torch", "tqdm"),
 )
 """What the packaged model imports."""
-DEFAULT = SamplingParams(max_new_tokens=100)
+DEFAULT = ContinuationParams(max_new_tokens=100)
+# It says nothing of the inputs: MLflow would leave out the fields that it does not name.
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec("string", field, required=False) for field in FIELDS]),
-    outputs=Schema([ColSpec("string")]),
     params=ParamSchema(
         [
             ParamSpec("max_new_tokens", "long", DEFAULT.max_new_tokens),
+            ParamSpec("repetition_penalty", "double", DEFAULT.repetition_penalty),
             ParamSpec("temperature", "double", DEFAULT.temperature),
             ParamSpec("top_k", "long", DEFAULT.top_k),
             ParamSpec("top_p", "double", DEFAULT.top_p),
+            ParamSpec("min_p", "double", DEFAULT.min_p),
+            ParamSpec("stop", "string", DEFAULT.stop, shape=(-1,)),
+            ParamSpec("strict", "boolean", DEFAULT.strict),
             ParamSpec("seed", "long", DEFAULT.seed),
+            ParamSpec("num_return_sequences", "long", DEFAULT.num_return_sequences),
         ]
     ),
 )
 
 
 class ServedModel(PythonModel):
-    """Records with `FIELDS` in, texts out; each is what ``gpt2 generate`` or ``chat`` gives."""
+    """Records with `invocations.FIELDS` in, texts out: what ``gpt2 generate`` or ``chat`` gives."""
 
     def load_context(self, context: PythonModelContext) -> None:
         config = dict(context.model_config)
@@ -72,28 +82,89 @@ class ServedModel(PythonModel):
     def predict(
         self,
         context: PythonModelContext,
-        model_input: pd.DataFrame,
+        model_input: pd.DataFrame,  # or what else `read_table` takes: MLflow knows no such hint
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """The texts for a table of records; ``params`` are those of `SIGNATURE`."""
+        """The texts for records, those of the first one first; ``params``: those of `SIGNATURE`."""
+        # A text that nobody waits for any more would keep the others waiting.
+        deadline = time.monotonic() + float(os.environ.get(TIMEOUT, math.inf))
         try:
-            sampling = parse(SamplingParams, {**DEFAULT.model_dump(), **(params or {})}, "params")
-            prompts = [_prompt(row) for row in model_input.to_dict("records")]
+            wanted = read_params(params or {})
+            texts = invocations.texts(invocations.read_table(model_input))
             with self._one_at_a_time:
-                return ["".join(self._model.continuation(text, sampling)) for text in prompts]
+                return [
+                    continuation
+                    for text in texts
+                    for continuation in self._model.continuations(text, wanted, deadline)
+                ]
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
+        except TimeoutError as error:
+            raise MlflowException(f"it took longer than {TIMEOUT}, in seconds, allows") from error
 
 
-def _prompt(record: Mapping[Hashable, Any]) -> str:
-    """The text to continue; where a record lacks a field, its table has NaN."""
-    given = {field: record.get(field) for field in FIELDS if isinstance(record.get(field), str)}
-    match given:
-        case {"prompt": str(text), **rest} if not rest:
-            return text
-        case {"instruction": str(instruction), **rest} if "prompt" not in rest:
-            return prompt(instruction, given.get("input") or "")
-    raise UserError("a record needs either a prompt, or an instruction and perhaps an input")
+def read_params(params: dict[str, Any]) -> ContinuationParams:
+    """The params of a request, with what they leave out.
+
+    Raises:
+        UserError: one is unknown or has a wrong value.
+    """
+    try:
+        return parse(ContinuationParams, {**DEFAULT.model_dump(), **params}, "params")
+    except UserError as error:
+        names = ", ".join(ContinuationParams.model_fields)
+        raise UserError(f"{error}. The params are {names}") from error
+
+
+class CheckedRequests:
+    """Reads each request before MLflow's server does, and hands it on as a list of records.
+
+    MLflow passes over params and keys that it does not know, and lays out ``instances`` as columns,
+    in which a record that lacks a field gets that of the next one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", "/invocations"):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            kind, body = checked(request.headers.get("content-type", ""), await request.body())
+        except UserError as error:
+            message = MlflowException.invalid_parameter_value(str(error)).serialize_as_json()
+            await Response(message, 400, media_type=JSON)(scope, receive, send)
+            return
+        others = [header for header in scope["headers"] if header[0] != b"content-type"]
+        read = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replay() -> Message:
+            return next(read, None) or await receive()
+
+        headers = [*others, (b"content-type", kind.encode("latin-1"))]
+        await self._app({**scope, "headers": headers}, replay, send)
+
+
+def checked(kind: str, body: bytes) -> tuple[str, bytes]:
+    """The type and the body of a request that MLflow understands as it is meant.
+
+    Raises:
+        UserError: the request is wrong. What is neither JSON nor CSV is left to MLflow.
+    """
+    match kind.lower().replace(" ", "").removesuffix(";charset=utf-8"):
+        case "":
+            raise UserError(f"the request has no Content-Type; send it as {JSON}")
+        case "application/json":
+            records, params = invocations.read_json(body)
+        case "text/csv":
+            records, params = invocations.read_csv(body), {}
+        case _:
+            return kind, body
+    read_params(params)
+    invocations.texts(records)
+    return JSON, json.dumps({"dataframe_records": records, "params": params}).encode()
 
 
 def package(model_dir: Path, output: Path, device: DeviceParams) -> None:
@@ -129,7 +200,9 @@ def serve(
         text_model.load(model_dir, device)
         place = Path(temporary, MODEL)
         _save(place, {**device.model_dump(), MODEL: str(model_dir.resolve())})
+        os.environ.setdefault(TIMEOUT, "60")
         app = scoring_server.init(load_model(str(place)))
+        app.add_middleware(CheckedRequests)
         shown = f"[{host}]" if ":" in host else host
         announce(f"http://{shown}:{listener.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

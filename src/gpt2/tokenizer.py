@@ -185,16 +185,17 @@ class Tokenizer:
         """Text of token ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
         return self._encoding.decode(ids)
 
-    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """`decode` in pieces, as the ids come; a character is given when its last byte is there.
+    def bytes_of(self, token: int) -> bytes:
+        """What an id stands for; U+FFFD if it is not in the vocabulary (some models have more
+        embeddings)."""
+        known = token < self.n_vocab
+        return self._encoding.decode_single_token_bytes(token) if known else "\ufffd".encode()
 
-        An id that is not in the vocabulary (some models have more embeddings) becomes U+FFFD.
-        """
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """`decode` in pieces, as the ids come; a character is given when its last byte is there."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in ids:
-            known = token < self.n_vocab
-            part = self._encoding.decode_single_token_bytes(token) if known else "\ufffd".encode()
-            if text := decoder.decode(part):
+            if text := decoder.decode(self.bytes_of(token)):
                 yield text
         if text := decoder.decode(b"", final=True):
             yield text

@@ -20,9 +20,9 @@ from transformers import GPT2Config as PeerConfig
 from gpt2 import weights
 from gpt2.cli import main
 from gpt2.device import DeviceParams
-from gpt2.generation import SamplingParams
 from gpt2.instructions import prompt
 from gpt2.model import GPT2, GPT2Config
+from gpt2.text_model import ContinuationParams
 from gpt2.tokenizer import Tokenizer, train_bpe
 from scripts.deps import ROOT
 from stages.running import WITH_RESULTS
@@ -98,11 +98,12 @@ def generate(model: Path, *arguments: object, stdin: str | None = None) -> str:
     return result.stdout
 
 
-def peers_continuation(directory: Path, text: str, new: int) -> str:
+def peers_continuation(directory: Path, text: str, new: int, **settings: object) -> str:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     peer = GPT2LMHeadModel.from_pretrained(directory).eval()
     ids = tokenizer(text or "<|endoftext|>", return_tensors="pt")
-    out = peer.generate(**ids, max_new_tokens=new, do_sample=False, pad_token_id=329)
+    settings |= {"max_new_tokens": new, "do_sample": False, "pad_token_id": 329}
+    out = peer.generate(**ids, **settings)
     return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
@@ -135,20 +136,114 @@ def test_the_prompt_comes_from_standard_input_as_it_is(smiling):
     assert ours == generate(smiling, "--prompt", "Smile.\r\n", "--max-new-tokens", 9)
 
 
-def test_chat_answers_each_line_up_to_an_empty_one(smiling):
-    for text in ("Smile.\n Smile. \n\nSmile.\n", "Smile.\nSmile.\n/exit\n", "Smile.\nSmile."):
-        result = run("chat", "--model", smiling, *FLOAT32, stdin=text)
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert result.stdout == f"{ANSWER}\n{ANSWER}\n"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Smile.\nSmile.\n/exit\nSmile.\n",
+        "Smile.\nSmile.",
+        "Smile.\n\n Smile. \n",
+        "\n\n\nSmile.\n \t \n\nSmile.\n\n",
+        "\r\nSmile.\r\n\r\nSmile.\r\n",
+    ],
+)
+def test_chat_answers_each_line_that_is_piped_and_passes_over_empty_ones(smiling, text):
+    result = run("chat", "--model", smiling, *FLOAT32, stdin=text)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{ANSWER}\n{ANSWER}\n"
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \n\n\t"])
+def test_chat_has_nothing_to_say_to_nothing(smiling, text):
+    result = run("chat", "--model", smiling, *FLOAT32, stdin=text)
+    assert (result.exit_code, result.output) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (["aï"], "Voilà 🙂: naï"),
+        (["Ω.", "never there", "!\n"], ANSWER.removesuffix("Ω")),
+        (["\nV", "🙂"], "V"),  # it began in the prompt
+        (["👩‍👩‍👧!", "文"], "Voilà 🙂: naïve 中文"),
+        (["never there"], ANSWER),
+    ],
+)
+def test_stop_strings_end_a_text_where_transformers_ends_it(smiling, stop, expected):
+    options = [part for text in stop for part in ("--stop", text)]
+    ours = generate(smiling, "--prompt", ASKED, "--max-new-tokens", 60, *options)
+    settings = {"stop_strings": stop, "tokenizer": AutoTokenizer.from_pretrained(smiling)}
+    assert ours == peers_continuation(smiling, ASKED, 60, **settings)
+    assert ours == expected
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_several_texts_are_drawn_each_by_itself(foreign, command):
+    sampling = ("--temperature", 1.2, "--max-new-tokens", 8, "--seed", 3, *FLOAT32)
+    sampling += ("--min-p", 0.02, "--repetition-penalty", 1.2, "--stop", "never there")
+    ask = ("--prompt", "Smile") if command == "generate" else ()
+    one = run(command, "--model", foreign, *ask, *sampling, stdin="Smile.\n")
+    arguments = ("--num-return-sequences", 40)
+    several = run(command, "--model", foreign, *ask, *sampling, *arguments, stdin="Smile.\n")
+    assert (one.exit_code, several.exit_code) == (0, 0), several.output
+    texts = several.stdout.removesuffix("\n").split("\n---\n")
+    assert len(texts) == 40
+    assert len(set(texts)) > 30
+    assert texts[0] == one.stdout.removesuffix("\n")
+    refused = run(command, "--model", foreign, *ask, *arguments, stdin="Smile.\n")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "num_return_sequences=40 needs a temperature above 0" in refused.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("temperature", ["1e-45", "1e-40", "5e-324", "1e-12", "1e6"])
+@pytest.mark.parametrize("rest", [[], ["--top-k", "7", "--top-p", "0.5", "--min-p", "0.1"]])
+def test_no_temperature_is_too_extreme(foreign, dtype, temperature, rest):
+    options = ("--prompt", "Smile", "--device", "cpu", "--dtype", dtype, "--max-new-tokens", 9)
+    found = run("generate", "--model", foreign, *options, "--temperature", temperature, *rest)
+    assert (found.exit_code, found.stderr) == (0, "")
+    if float(temperature) < 1:
+        assert found.stdout == run("generate", "--model", foreign, *options).stdout
+
+
+@torch.no_grad()
+def plain_loop(directory: Path, text: str, new: int) -> str:
+    """The tutorial's: the model sees the last tokens that fit its context."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    peer = GPT2LMHeadModel.from_pretrained(directory).eval()
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    written = ids
+    for _ in range(new):
+        token = peer(written[:, -peer.config.n_positions :]).logits[:, -1].argmax(-1, keepdim=True)
+        written = torch.cat([written, token], dim=1)
+    return tokenizer.decode(written[0, ids.shape[1] :])
+
+
+@pytest.mark.parametrize("text", ["Smile", "Smile. " * 40])
+def test_beyond_the_context_the_window_slides(foreign, text):
+    """A model that never ends a text; its context is 64."""
+    options = ("--prompt", text, "--max-new-tokens", 90)
+    process = start("generate", "--model", foreign, *options, **PIPES)
+    out, err = process.communicate()
+    assert (process.returncode, out.decode()) == (0, plain_loop(foreign, text, 90))
+    if text == "Smile":
+        assert err == b""
+    else:
+        message = "the prompt has 120 tokens, and the model's context 64: only its end is read"
+        assert err.decode().startswith(message)
 
 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
-        (["generate", "--prompt", "a " * 200], None, "error: the prompt has 201 tokens; .* 159"),
+        (
+            ["generate", "--prompt", "a " * 200, "--strict"],
+            None,
+            "error: the prompt has 201 tokens, and the model's context 160. Shorten it",
+        ),
         (["generate", "--prompt", "-"], b"a\xff", "error: standard input: not UTF-8 at byte 1"),
         (["generate", "--prompt", "", "--temperature", "nan"], None, "error: options.temperature"),
-        (["chat"], "a " * 200, "error: the prompt has .* tokens"),
+        (["chat", "--strict"], "a " * 200, "error: the prompt has .* tokens"),
+        (["generate", "--prompt", "", "--stop", ""], None, "error: options.stop.0: "),
     ],
 )
 def test_what_cannot_be_continued_is_one_message(smiling, arguments, stdin, message):
@@ -208,7 +303,8 @@ def test_the_options_are_those_of_the_parameters(smiling, command):
     options = {option.name: option for option in main.commands[command].params}
     arguments = ["--model", str(smiling), *(["--prompt", ""] if command == "generate" else [])]
     values = main.commands[command].make_context(command, arguments).params
-    for schema in (SamplingParams, DeviceParams):
+    for schema in (ContinuationParams, DeviceParams):
+        assert schema.model_fields.keys() <= values.keys()
         for name, field in schema.model_fields.items():
             assert field.is_required() or values[name] == field.default
     for name in ("device", "dtype"):
@@ -302,9 +398,12 @@ def test_ctrl_c_stops_the_answer_and_between_answers_the_program(endless):
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
-def test_chat_on_a_terminal_asks_and_survives_a_long_instruction(smiling):
+@pytest.mark.parametrize("end", [b"\x04", b"\n"])
+def test_chat_on_a_terminal_asks_and_survives_a_long_instruction(smiling, end):
     ours, theirs = pty.openpty()
-    process = start("chat", "--model", smiling, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = start(
+        "chat", "--model", smiling, "--strict", stdin=theirs, stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     shown = ""
 
@@ -321,7 +420,7 @@ def test_chat_on_a_terminal_asks_and_survives_a_long_instruction(smiling):
     os.write(ours, b"Smile.\n")
     wait_for(ANSWER.replace("\n", "\r\n"))
     wait_for("> ")
-    os.write(ours, b"\x04")
+    os.write(ours, end)
     assert process.wait() == 0
     os.close(ours)
 

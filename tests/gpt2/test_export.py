@@ -36,9 +36,10 @@ from gpt2.export import (
     follows_alpaca,
     modelfile,
 )
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.instructions import prompt
 from gpt2.model import GPT2, GPT2Config
+from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer, train_bpe
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)

@@ -10,24 +10,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config as PeerConfig
 from transformers import GPT2LMHeadModel
 from transformers.generation.logits_process import (
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
 )
 
 from gpt2 import generation
 from gpt2.device import Runtime
 from gpt2.errors import UserError
-from gpt2.generation import (
-    Decoder,
-    Product,
-    RecordedStep,
-    SamplingParams,
-    generate,
-    next_token_probabilities,
-    stream,
-)
+from gpt2.generation import Decoder, Product, RecordedStep, generate, stream
 from gpt2.model import GPT2, Block, GPT2Config, Past
+from gpt2.sampling import SamplingParams, choose, next_token_probabilities
+from gpt2.tokenizer import Tokenizer, train_bpe
 from gpt2.weights import from_openai
 
 CONFIG = GPT2Config(vocab_size=61, context_length=40, n_layer=2, n_head=2, n_embd=32)
@@ -63,40 +56,96 @@ def prompts() -> list[list[int]]:
     return [torch.randint(60, (n,), generator=generator).tolist() for n in (3, 11, 7, 1, 20, 7, 39)]
 
 
-def peers_answer(peer: GPT2LMHeadModel, ids: list[int], new: int, end: int) -> list[int]:
-    room = min(new, CONFIG.context_length - len(ids))
+def long_prompts() -> list[list[int]]:
+    """Shorter than the context by more and by less, as long, and longer."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = (3, 25, 38, 39, 40, 41, 55, 130)
+    return [torch.randint(60, (n,), generator=generator).tolist() for n in lengths]
+
+
+def peers_answer(
+    peer: GPT2LMHeadModel, ids: list[int], new: int, end: int, **settings: object
+) -> list[int]:
     out = peer.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=room,
+        max_new_tokens=new,
         do_sample=False,
         pad_token_id=0,
         eos_token_id=end if end != NEVER else None,
+        **settings,
     )[0, len(ids) :].tolist()
     return out[: out.index(end)] if end in out else out
 
 
+@torch.no_grad()
+def plain_loop(
+    peer: GPT2LMHeadModel, ids: list[int], new: int, end: int, processors: LogitsProcessorList
+) -> list[int]:
+    """The tutorial's: the whole window at each token."""
+    text = torch.tensor([ids])
+    for _ in range(new):
+        logits = peer(text[:, -CONFIG.context_length :]).logits[:, -1]
+        token = processors(text, logits).argmax(-1, keepdim=True)
+        if token == end:
+            break
+        text = torch.cat([text, token], dim=1)
+    return text[0, len(ids) :].tolist()
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize("end", [NEVER, 5, 17])
-def test_greedy_equals_transformers(peer, model, batch_size, end):
-    sampling = SamplingParams(max_new_tokens=12)
-    ours = generate(model, prompts(), sampling, end, RUNTIME, batch_size)
-    for ids, new in zip(prompts(), ours, strict=True):
-        expected = peers_answer(peer, ids, 12, end)
-        # The last token before the end of the context has no place of its own: one more may come.
-        assert new[: len(expected)] == expected
-        assert len(new) - len(expected) in (0, 1)
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_equals_transformers(peer, model, batch_size, end, penalty):
+    sampling = SamplingParams(max_new_tokens=12, repetition_penalty=penalty)
+    fitting = [ids for ids in prompts() if len(ids) + 12 <= CONFIG.context_length]
+    ours = generate(model, fitting, sampling, end, RUNTIME, batch_size)
+    theirs = [peers_answer(peer, ids, 12, end, repetition_penalty=penalty) for ids in fitting]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("end", [NEVER, 5])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_beyond_the_context_the_window_slides(peer, model, batch_size, end, penalty):
+    """Rows reach the limit at different times, some at once, and beside others that do not."""
+    sampling = SamplingParams(max_new_tokens=30, repetition_penalty=penalty)
+    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)])
+    ours = generate(model, long_prompts(), sampling, end, RUNTIME, batch_size)
+    assert ours == [plain_loop(peer, ids, 30, end, processors) for ids in long_prompts()]
+
+
+def test_what_is_drawn_beyond_the_context_is_what_the_plain_loop_draws(peer, model):
+    sampling = SamplingParams(max_new_tokens=50, temperature=1.0, top_k=30, seed=8)
+    [ours] = generate(model, [[7, 8, 9]], sampling, NEVER, RUNTIME)
+    text, generator = [7, 8, 9], torch.Generator().manual_seed(8 * 1_000_003)
+    for _ in range(50):
+        with torch.no_grad():
+            logits = peer(torch.tensor([text[-CONFIG.context_length :]])).logits[:, -1]
+        text.append(choose(logits, sampling, [text], [generator]).item())
+    assert ours == text[3:]
+
+
+def test_the_shortest_context_of_all():
+    torch.manual_seed(5)
+    model = GPT2(CONFIG.model_copy(update={"context_length": 1})).eval()
+    [ours] = generate(model, [[7, 8]], SamplingParams(max_new_tokens=5), NEVER, RUNTIME)
+    token, expected = 8, []
+    for _ in range(5):
+        token = model(torch.tensor([[token]]))[0, -1].argmax().item()
+        expected.append(token)
+    assert ours == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize("end", [NEVER, 5])
 def test_the_step_that_a_gpu_records_writes_the_same(monkeypatch, model, batch_size, end):
     """Tensors that never move, and places in multiples; here they are not recorded but computed."""
-    sampling = SamplingParams(max_new_tokens=25)
-    expected = generate(model, prompts(), sampling, end, RUNTIME, batch_size)
+    sampling, texts = SamplingParams(max_new_tokens=25), [*prompts(), *long_prompts()]
+    expected = generate(model, texts, sampling, end, RUNTIME, batch_size)
     monkeypatch.setattr(generation, "PLACES", 16)
     monkeypatch.setattr(Decoder, "step", lambda *given: RecordedStep(*given))
-    assert generate(model, prompts(), sampling, end, RUNTIME, batch_size) == expected
+    assert generate(model, texts, sampling, end, RUNTIME, batch_size) == expected
 
 
 class Operations(TorchDispatchMode):
@@ -136,26 +185,6 @@ def test_samples_repeat_with_their_seed_in_any_batch(model):
     assert sampled(1, 32) != sampled(2, 32)
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        SamplingParams(max_new_tokens=1, temperature=0.7),
-        SamplingParams(max_new_tokens=1, temperature=1.3, top_k=5),
-        SamplingParams(max_new_tokens=1, temperature=1.0, top_p=0.6),
-        SamplingParams(max_new_tokens=1, temperature=0.9, top_k=30, top_p=0.8),
-        SamplingParams(max_new_tokens=1, temperature=1.0, top_p=0.0001),
-    ],
-)
-def test_probabilities_equal_transformers(sampling):
-    logits = torch.randn(4, 61, generator=torch.Generator().manual_seed(3)) * 2
-    expected = TemperatureLogitsWarper(sampling.temperature)(None, logits)
-    if sampling.top_k:
-        expected = TopKLogitsWarper(sampling.top_k)(None, expected)
-    if sampling.top_p < 1:
-        expected = TopPLogitsWarper(sampling.top_p)(None, expected)
-    torch.testing.assert_close(next_token_probabilities(logits, sampling), expected.softmax(-1))
-
-
 def test_samples_have_their_probabilities(model):
     sampling = SamplingParams(max_new_tokens=1, temperature=1.0, top_k=6)
     n = 4000
@@ -171,7 +200,7 @@ def test_samples_have_their_probabilities(model):
 @pytest.mark.parametrize("end", [NEVER, 5, 17])
 def test_a_stream_is_what_generate_gives(model, temperature, end):
     sampling = SamplingParams(max_new_tokens=12, temperature=temperature, seed=4)
-    for ids in prompts():
+    for ids in [*prompts(), *long_prompts()]:
         [whole] = generate(model, [ids], sampling, end, RUNTIME)
         assert list(stream(model, ids, sampling, end, RUNTIME)) == whole
 
@@ -263,9 +292,56 @@ def test_generation_leaves_mode_and_random_state_alone(model):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("length", [0, 40])
-def test_prompts_that_cannot_be_continued_are_refused(model, length):
-    with pytest.raises(UserError, match=rf"prompt 1 has {length} tokens; .* 1 to 39"):
-        generate(model, [[1], [1] * length], SamplingParams(max_new_tokens=1), END, RUNTIME)
-    with pytest.raises(UserError, match=rf"the prompt has {length} tokens; .* 1 to 39"):
-        stream(model, [1] * length, SamplingParams(max_new_tokens=1), END, RUNTIME)
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(["a stop, a top, a stopper"] * 3, 300)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_stop_string_ends_its_own_row_with_the_token_that_completes_it(tokenizer, temperature):
+    torch.manual_seed(9)
+    config = GPT2Config(vocab_size=290, context_length=16, n_layer=1, n_head=2, n_embd=32)
+    model = GPT2(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    free = SamplingParams(max_new_tokens=40, temperature=temperature)
+    texts = [tokenizer.encode(text) for text in ("a", "stop", "a top, a", "stop, ")]
+    whole = generate(model, texts, free, NEVER, RUNTIME)
+    stop = [tokenizer.bytes_of(token).decode("utf-8", "ignore") for token in whole[1][3:20]]
+    stop = [text for text in stop if text][:2]
+    assert stop
+    until = free.model_copy(update={"stop": stop})
+    ended = generate(model, texts, until, NEVER, RUNTIME, tokenizer=tokenizer)
+    assert any(len(cut) < len(full) for cut, full in zip(ended, whole, strict=True))
+    for cut, full in zip(ended, whole, strict=True):
+        assert cut == full[: len(cut)]
+        *before, newest = map(tokenizer.bytes_of, cut)
+        assert not any(text.encode() in b"".join(before) for text in stop)
+        stopped = any(text.encode() in b"".join([*before, newest]) for text in stop)
+        assert stopped or len(cut) == len(full)
+    with pytest.raises(ValueError, match="tokenizer"):
+        generate(model, texts, until, NEVER, RUNTIME)
+
+
+def test_a_prompt_without_tokens_is_refused(model):
+    with pytest.raises(UserError, match="prompt 1 has no tokens"):
+        generate(model, [[1], []], SamplingParams(max_new_tokens=1), END, RUNTIME)
+    with pytest.raises(UserError, match="the prompt has no tokens"):
+        stream(model, [], SamplingParams(max_new_tokens=1), END, RUNTIME)
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_end_or_is_refused(model, caplog):
+    texts, sampling = [[1] * 40, [2] * 41], SamplingParams(max_new_tokens=3)
+    generate(model, texts[:1], sampling, NEVER, RUNTIME)
+    assert not caplog.text
+    long = generate(model, texts, sampling, NEVER, RUNTIME)
+    assert (
+        "prompt 1 has 41 tokens, and the model's context 40 (1 of 2 are too long): only its end"
+    ) in caplog.text
+    assert long[1] == generate(model, [[2] * 40], sampling, NEVER, RUNTIME)[0]
+    strict = sampling.model_copy(update={"strict": True})
+    assert generate(model, texts[:1], strict, NEVER, RUNTIME) == long[:1]
+    with pytest.raises(UserError, match="prompt 1 has 41 tokens, and the model's context 40"):
+        generate(model, texts, strict, NEVER, RUNTIME)
+    with pytest.raises(UserError, match="the prompt has 41 tokens"):
+        stream(model, texts[1], strict, NEVER, RUNTIME)

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 from gpt2.batch import Batch
 from gpt2.device import Runtime
-from gpt2.generation import SamplingParams, generate, next_token_probabilities
+from gpt2.generation import generate
 from gpt2.model import GPT2, GPT2Config
 from gpt2.optim import make_optimizers
+from gpt2.sampling import SamplingParams, next_token_probabilities
 from gpt2.trainer import TrainParams, evaluate, loss_sum, train_step
 
 CONFIG = GPT2Config(vocab_size=96, context_length=32, n_layer=2, n_head=2, n_embd=16, dropout=0.1)

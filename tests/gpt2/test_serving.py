@@ -83,9 +83,69 @@ def address(process: "subprocess.Popen[str]") -> str:
     return found[0]
 
 
+NESTED = {"prompt": {"prompt": "Say"}}
+WRONG_RECORDS: list[object] = [
+    *({"prompt": value} for value in (5, 1.5, True, ["Say"], {"text": "Say"}, None)),
+    *("Say", 5, None, ["Say"], {}, {"text": "Say"}, {"Prompt": "Say"}, {"question": "What?"}),
+    {"prompt": "Say", "colour": "red"},
+    {"prompt": "Say", "instruction": "Say it."},
+    {"prompt": "Say", "input": "Voilà"},
+    {"input": "Voilà"},
+    {"instruction": None},
+    {"instruction": "Say it.", "input": 5},
+    {"prompt": "\ud800"},
+]
+WRONG_VALUES: list[object] = [
+    *(
+        [],
+        {},
+        "Say",
+        5,
+        None,
+        True,
+        ["Say"],
+        ["Say", "it"],
+        [["Say"]],
+        [5],
+        [None],
+        {"text": "Say"},
+    ),
+    *({"text": ["Say"]}, NESTED, {"prompt": 5}, [[{"prompt": "Say"}]]),
+]
+WRONG_COLUMNS: list[object] = [
+    {"prompt": []},
+    {"prompt": [5]},
+    {"prompt": [["Say"]]},
+    {"prompt": ["Say"], "text": ["Say"]},
+    {"instruction": ["Say it.", "Say"], "input": ["Voilà"]},
+    {"instruction": "Say it.", "input": ["Voilà"]},
+]
+WRONG_TABLES: list[object] = [
+    {"columns": ["text"], "data": [["def"], ["class"]]},
+    {"columns": ["prompt"], "data": []},
+    {"columns": ["prompt"], "data": [[5]]},
+    {"columns": ["prompt"], "data": [["Say", "it"]]},
+    {"columns": ["prompt", "text"], "data": [["Say", "it"]]},
+    {"columns": ["prompt", "prompt"], "data": [["Say", "it"]]},
+    {"columns": "prompt", "data": [["Say"]]},
+    {"columns": ["prompt"]},
+    {"data": [["Say"]]},
+]
+WRONG_PARAMS: list[object] = [
+    *({"temperature": value} for value in (-1.0, 1e7, "0.5", [0.5], 10**400)),
+    *({"top_k": "many"}, {"max_new_tokens": 0}, {"max_new_tokens": 1.5}, {"seed": -1}),
+    *({"top_p": 0}, {"min_p": 2}, {"repetition_penalty": 0.0}, {"strict": "yes"}),
+    *({"stop": "a"}, {"stop": [""]}, {"stop": [1]}, {"num_return_sequences": 2}, [], "greedy", 5),
+]
+
+
+def post(url: str, body: object) -> requests.Response:
+    headers = {"Content-Type": "application/json"}
+    return requests.post(f"{url}/invocations", json.dumps(body), headers=headers, timeout=WAIT)
+
+
 def ask(url: str, records: list[dict[str, str]], **params: object) -> requests.Response:
-    body = {"dataframe_records": records, "params": params}
-    return requests.post(f"{url}/invocations", json=body, timeout=WAIT)
+    return post(url, {"dataframe_records": records, "params": params})
 
 
 def generated(model: Path, text: str, *options: object) -> str:
@@ -114,25 +174,163 @@ def test_the_answers_are_those_of_generate(model: Path, tmp_path: Path) -> None:
         assert len(set(expected)) == 4
 
         sampling: dict[str, Any] = {"temperature": 1.5, "top_k": 90, "top_p": 0.95, "seed": 7}
+        sampling |= {"min_p": 0.01, "repetition_penalty": 1.1, "max_new_tokens": 9}
         options = [part for key, value in sampling.items() for part in (f"--{key}", value)]
         options = [str(part).replace("_", "-") for part in options]
         answer = ask(url, [{"prompt": "Say"}], **sampling)
-        assert answer.json() == {"predictions": [generated(model, "Say", *options)]}
+        one = generated(model, "Say", *options)
+        assert answer.json() == {"predictions": [one]}
 
-        for record, params, message in (
-            ({"prompt": "a", "instruction": "b"}, {}, "either a prompt, or an instruction"),
-            ({"input": "b"}, {}, "either a prompt, or an instruction"),
-            ({"prompt": "a " * 400}, {}, "the prompt has "),
-            ({"prompt": "a"}, {"temperature": -1.0}, "params.temperature: "),
-            ({"prompt": "a"}, {"top_k": "many"}, "'top_k'"),
-        ):
-            refused = ask(url, [record], **params)
-            assert refused.status_code == 400
-            assert message in refused.json()["message"]
+        answer = ask(url, [{"prompt": "Say"}] * 2, **sampling, num_return_sequences=3)
+        three = generated(model, "Say", *options, "--num-return-sequences", 3).split("\n---\n")
+        assert answer.json() == {"predictions": three * 2}
+        assert three[0] == one
+        stop = generated(model, "Say", "--max-new-tokens", 9)[2:4]
+        answer = ask(url, [{"prompt": "Say"}], max_new_tokens=9, stop=["never there", stop])
+        expected = [generated(model, "Say", "--max-new-tokens", 9, "--stop", stop)]
+        assert answer.json() == {"predictions": expected}
+
+        # Longer than the context: its end is kept, as by `gpt2 generate`, or it is refused.
+        long = [{"prompt": "a " * 400}]
+        assert ask(url, long, max_new_tokens=2).json() == {
+            "predictions": [generated(model, "a " * 400, "--max-new-tokens", 2)]
+        }
+        refused = ask(url, long, strict=True)
+        assert refused.status_code == 400
+        assert "the prompt has 401 tokens, and the model's context 160" in refused.json()["message"]
+
+        for temperature in (5e-324, 1e-40):
+            answer = ask(url, [{"prompt": "Say"}], temperature=temperature, max_new_tokens=9)
+            assert answer.json() == {"predictions": [generated(model, "Say", *options[-2:])]}
+
+        check_forms(url, generated(model, "Say", "--max-new-tokens", 9), complete=True)
+        check_refusals(url, REFUSED)
+        check_refusals(url, REFUSED_BEFORE_MLFLOW)
 
         process.terminate()
-        assert (process.wait(WAIT), process.stderr.read() if process.stderr else "") == (143, "")
+        assert process.wait(WAIT) == 143
+        assert process.stderr
+        [warning] = process.stderr.read().splitlines()
+        assert "the prompt has 401 tokens, and the model's context 160: only its end" in warning
     assert not list(tmp_path.glob("tmp*"))
+
+
+def check_forms(url: str, expected: str, complete: bool) -> None:
+    """All forms that MLflow's server takes; ``complete``: with what only ours understands, too."""
+    record = {"prompt": "Say"}
+    bodies: list[dict[str, Any]] = [
+        {"dataframe_records": [record]},
+        {"dataframe_records": [{**record, "instruction": None, "input": None}]},
+        {"dataframe_split": {"columns": ["prompt"], "data": [["Say"]]}},
+        {
+            "dataframe_split": {
+                "columns": ["input", "prompt"],
+                "index": [7],
+                "data": [[None, "Say"]],
+            }
+        },
+        {"inputs": [record]},
+        {"inputs": {"prompt": ["Say"]}},
+        {"inputs": record},
+        {"instances": [record]},
+        {"instances": {"prompt": ["Say"]}},
+    ]
+    for body in bodies:
+        answer = post(url, {**body, "params": {"max_new_tokens": 9}})
+        assert (answer.status_code, answer.text) == (200, json.dumps({"predictions": [expected]}))
+    answer = post(url, {**record, "max_new_tokens": 9})
+    assert answer.json() == ({"predictions": [expected]} if complete else [expected])
+    mixed = [record, {"instruction": "Say it.", "input": "Voilà"}, {"instruction": "Say it."}]
+    for form in ("dataframe_records", "inputs", *(["instances"] if complete else [])):
+        answer = post(url, {form: mixed, "params": {"max_new_tokens": 1}})
+        assert len(answer.json()["predictions"]) == 3
+    headers = {"Content-Type": "text/csv; charset=utf-8"}
+    for text in ("prompt\nSay\n", "prompt,instruction\nSay,\n", *(["prompt\n42\n"] * complete)):
+        answer = requests.post(f"{url}/invocations", text, headers=headers, timeout=WAIT)
+        assert answer.status_code == 200, answer.text
+
+
+FORMS = ("dataframe_records", "inputs", "instances")
+REFUSED: list[object] = [
+    *({form: value} for form in (*FORMS, "dataframe_split") for value in WRONG_VALUES),
+    *({form: [record]} for form in FORMS for record in WRONG_RECORDS),
+    *({form: [{"prompt": "Say"}, record]} for form in FORMS[:2] for record in WRONG_RECORDS),
+    *({form: columns} for form in ("inputs", "instances") for columns in WRONG_COLUMNS),
+    *({"dataframe_split": table} for table in WRONG_TABLES),
+    *({"dataframe_records": [{"prompt": "Say"}], "params": params} for params in WRONG_PARAMS),
+    [{"prompt": "Say"}],
+    ["Say"],
+    "Say",
+    5,
+    None,
+    {},
+    {"data": [{"prompt": "Say"}]},
+    {"prompt": 5},
+    {"input": "Say"},
+    {"messages": [{"role": "user", "content": "Say"}]},
+    {"dataframe_records": [{"prompt": "Say"}], "inputs": [{"prompt": "Say"}]},
+]
+REFUSED_BEFORE_MLFLOW: list[object] = [
+    {"dataframe_records": [{"prompt": "Say"}], "params": {"max_tokens": 5}},
+    {"dataframe_records": [{"prompt": "Say"}], "max_new_tokens": 5},
+    {"dataframe_records": [{"prompt": "Say"}], "parameters": {"max_new_tokens": 5}},
+    {"instances": [{"instruction": "Say it."}, {"input": "Voilà"}]},
+    *({"instances": [{"prompt": "Say"}, record]} for record in WRONG_RECORDS),
+    *({form: {"prompt": ["Say", 5]}} for form in ("inputs", "instances")),
+    {"dataframe_split": {"columns": ["prompt"], "data": ["Say"]}},
+]
+"""MLflow's own reading drops or mixes up what is wrong in them."""
+
+
+def check_refusals(url: str, bodies: list[object]) -> None:
+    answered = []
+    for body in bodies:
+        answer = post(url, body)
+        if answer.status_code != 400 or len(answer.json()["message"]) < 20:
+            answered.append((body, answer.text))
+    assert not answered
+
+
+def test_what_is_no_request_at_all_is_refused(model: Path, tmp_path: Path) -> None:
+    with server(serve(model, *EXACT), tmp_path) as process:
+        url = address(process)
+        good = b'{"dataframe_records": [{"prompt": "Say"}], "params": {"max_new_tokens": 1}}'
+        kind = "application/json"
+        for body in (b"", b"{", b"\xff", b"[" * 100_000, good[:-1], b"NaN", good + b"a"):
+            answer = requests.post(
+                f"{url}/invocations", body, headers={"Content-Type": kind}, timeout=WAIT
+            )
+            assert (answer.status_code, "message" in answer.json()) == (400, True), body
+        for body in (
+            b"",
+            b"text\nSay\n",
+            b"prompt\n",
+            b"\xff\n",
+            b'prompt\n"Say\n',
+            b"prompt,prompt\na,b\n",
+        ):
+            answer = requests.post(
+                f"{url}/invocations", body, headers={"Content-Type": "text/csv"}, timeout=WAIT
+            )
+            assert (answer.status_code, "message" in answer.json()) == (400, True), body
+        for other, status in ((None, 400), ("text/plain", 415), (f"{kind}; charset=latin-1", 415)):
+            headers = {"Content-Type": other} if other else {}
+            answer = requests.post(f"{url}/invocations", good, headers=headers, timeout=WAIT)
+            assert answer.status_code == status
+        for spelling in ("Application/JSON", f"{kind};charset=UTF-8", f"{kind}; charset=utf-8"):
+            headers = {"Content-Type": spelling}
+            answer = requests.post(f"{url}/invocations", good, headers=headers, timeout=WAIT)
+            assert answer.status_code == 200
+
+
+def test_what_nobody_waits_for_keeps_nobody_waiting(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "2")
+    with server(serve(model, *EXACT), tmp_path) as process:
+        url = address(process)
+        assert ask(url, [{"prompt": "Say"}], max_new_tokens=10**6).status_code == 504
+        assert ask(url, [{"prompt": "Say"}], max_new_tokens=1).status_code == 200
 
 
 def test_ctrl_c_ends_it_and_a_taken_port_is_one_message(model: Path, tmp_path: Path) -> None:
@@ -173,6 +371,8 @@ def test_mlflow_serves_the_package(model: Path, tmp_path: Path) -> None:
         answer = ask(url, [{"prompt": "Say"}], max_new_tokens=9)
         expected = [generated(model, "Say", "--max-new-tokens", 9)]
         assert answer.json() == {"predictions": expected}
+        check_forms(url, *expected, complete=False)
+        check_refusals(url, REFUSED)
         for child in psutil.Process(process.pid).children(recursive=True):
             child.terminate()
 

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from gpt2 import files, weights
 from gpt2.device import Runtime
 from gpt2.errors import UserError
-from gpt2.generation import SamplingParams, generate
+from gpt2.generation import generate
 from gpt2.model import GPT2, GPT2Config
+from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer, train_bpe
 from tests.hugging_face import TEXT, write_model
 

@@ -1,8 +1,20 @@
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+from gpt2 import weights
 from gpt2.errors import UserError
+from gpt2.instructions import prompt
+from gpt2.model import GPT2, GPT2Config
 from gpt2.sources.records import InstructionRecord, Split
-from stages.generate_responses import choose_records, score_by_kind
+from gpt2.tokenizer import train_bpe
+from stages.generate_responses import (
+    GenerateResponsesParams,
+    answer,
+    choose_records,
+    score_by_kind,
+)
 
 
 def record(index: int, kind: str = "describe", split: Split = "test") -> InstructionRecord:
@@ -47,3 +59,46 @@ def test_both_models_stand_beside_the_trivial_baselines():
     assert 0 < scores["most_frequent"]["chrf"] < 100
     assert scores["name_as_words"]["rouge_l"] == 100
     assert "name_as_words" not in score_by_kind(train, [record(1, "name")], {})["name"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(1)
+    tokenizer = train_bpe([prompt("Describe.", "def package.do_thing()")] * 2, 340)
+    (directory / "tokenizer").mkdir()
+    tokenizer.save(directory / "tokenizer")
+    model = GPT2(GPT2Config(vocab_size=340, context_length=64, n_layer=1, n_head=2, n_embd=32))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    place = directory / "model"
+    weights.save(model, place, directory / "tokenizer", tokenizer.end_of_text, {})
+    return place
+
+
+def exact(**sampling: object) -> GenerateResponsesParams:
+    return GenerateResponsesParams(
+        max_new_tokens=20, device="cpu", dtype="float32", batch_size=2, **sampling
+    )
+
+
+def test_a_record_longer_than_the_context_is_answered_by_its_end_or_refused(model_dir, caplog):
+    long = record(1)._replace(input="def package.do_thing() " * 50)
+    longer = long._replace(input="something else " + long.input)
+    [first, second, other] = answer(model_dir, [long, longer, record(2)], exact(), "model")
+    assert first == second
+    assert all((first, other))
+    assert "(2 of 3 are too long): only its end is read" in caplog.text
+    with pytest.raises(UserError, match=r"prompt 1 has .* the model's context 64"):
+        answer(model_dir, [record(2), long], exact(strict=True), "model")
+
+
+def test_an_answer_ends_with_a_stop_string(model_dir):
+    [whole] = answer(model_dir, [record(1)], exact(), "model")
+    stop = whole[2:4]
+    [cut] = answer(model_dir, [record(1)], exact(stop=["never there", stop]), "model")
+    assert whole.startswith(cut)
+    assert stop in cut
+    assert len(cut) < len(whole)
+    [varied] = answer(model_dir, [record(1)], exact(repetition_penalty=2.0), "model")
+    assert varied != whole
