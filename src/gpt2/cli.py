@@ -266,16 +266,18 @@ def export(
     modelfile: bool,
 ) -> None:
     """Write a model as a file for llama.cpp and Ollama."""
-    from gpt2 import export, files, weights
+    from gpt2 import export, files
+    from gpt2.config_file import read_config
 
-    export.export_gguf(model_dir, output, quantization)
+    stop = export.export_gguf(model_dir, output, quantization)
     click.echo(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)", err=True)
     if modelfile:
         path = output.with_name("Modelfile")
         text = export.modelfile(
             output.name,
-            context_length=weights.read_config(model_dir / "config.json").context_length,
+            context_length=read_config(model_dir / "config.json").context_length,
             alpaca=export.follows_alpaca(model_dir),
+            stop=stop,
         )
         files.write_text(path, text)
         command = shlex.join(["ollama", "create", output.stem, "-f", str(path)])

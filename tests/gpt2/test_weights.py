@@ -209,7 +209,7 @@ def test_anything_else_is_named_and_refused(tmp_path, change, expected):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"activation_function": "relu"}, "activation_function is 'relu', not GELU"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
     ],
