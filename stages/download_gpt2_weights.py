@@ -208,25 +208,18 @@ def prove(directory: Path, size: str) -> dict[str, Any]:
     Raises:
         UserError: it is not a GPT-2, or not one of this size.
     """
-    import torch
-
     from gpt2 import weights
-    from gpt2.device import Runtime
-    from gpt2.generation import SamplingParams, generate
+    from gpt2.text_model import exact_continuation
 
     model = weights.load(directory, foreign=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     check_size(model, parameters, size)
     tokenizer = weights.load_tokenizer(directory, model)
     weights.check_vocabulary(tokenizer, model, "gpt2_weights")
-    prompt = tokenizer.encode(PROMPT)[: model.config.context_length - 1]
-    greedy = SamplingParams(max_new_tokens=20, temperature=0.0)
-    exact = Runtime(torch.device("cpu"), torch.float32)  # the same on every machine
-    [continuation] = generate(model, [prompt], greedy, tokenizer.end_of_text, exact)
     return {
         "bytes": (directory / WEIGHTS).stat().st_size,
         "parameters": parameters,
-        "continuation": tokenizer.decode(continuation),
+        "continuation": exact_continuation(model, tokenizer, PROMPT),
     }
 
 

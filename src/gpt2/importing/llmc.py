@@ -1,0 +1,103 @@
+"""llm.c's ``.bin``: 256 integers, then all tensors one after another (llm.c, ``train_gpt2.py``)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2.errors import UserError
+from gpt2.importing.checkpoint import Checkpoint
+from gpt2.model import GPT2Config
+from gpt2.params import parse
+
+MAGIC, HEADER = 20240326, 256
+OTHER_FILES = {
+    20240327: "the state of a debugging run",
+    20240520: "tokens to train on",
+    20240522: "an evaluation",
+    20240527: "the state of an optimizer",
+    20240803: "a Llama 3",
+}
+"""What llm.c's other magic numbers stand for, as far as we know."""
+FORMATS: dict[int, np.dtype[Any]] = {3: np.dtype("<f4"), 5: np.dtype("<i2")}  # numpy has no bfloat16
+"""Type of the numbers by version; both have a padded vocabulary."""
+FIELDS = ("context_length", "vocab_size", "n_layer", "n_head", "n_embd")
+"""What the header has after magic number and version; the padded vocabulary follows."""
+
+
+def is_one(path: Path) -> bool:
+    """Whether the file begins with a magic number of llm.c."""
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(4), "little")
+    return start == MAGIC or start in OTHER_FILES
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in ``path``, without the rows that only fill its vocabulary up.
+
+    Raises:
+        UserError: another kind of file, an older version, or not as long as its header says.
+    """
+    header = [int(number) for number in np.fromfile(path, "<i4", HEADER)]
+    if header and header[0] in OTHER_FILES:
+        raise UserError(f"{path}: {OTHER_FILES[header[0]]}, not a model of llm.c")
+    if len(header) < HEADER or header[0] != MAGIC:
+        raise UserError(f"{path}: not a model of llm.c: it does not begin with its header")
+    if header[1] not in FORMATS:
+        raise UserError(
+            f"{path}: version {header[1]} of llm.c's models; {' and '.join(map(str, FORMATS))} are "
+            "read. Write it anew with a newer llm.c"
+        )
+    shape = {**dict(zip(FIELDS, header[2:], strict=False)), "tie_word_embeddings": True}
+    config = parse(GPT2Config, shape, f"{path}: header")
+    padded = header[2 + len(FIELDS)]
+    if padded < config.vocab_size:
+        raise UserError(f"{path}: header: {padded} padded entries for {config.vocab_size}")
+    layout = _layout(config, padded)
+    number = FORMATS[header[1]]
+    wanted = 4 * HEADER + number.itemsize * sum(math.prod(dims) for _, dims in layout)
+    if path.stat().st_size != wanted:
+        raise UserError(f"{path}: has {path.stat().st_size:,} bytes, its header wants {wanted:,}")
+    numbers = np.memmap(path, number, "r", offset=4 * HEADER)
+    tensors: dict[str, Tensor] = {}
+    start = 0
+    for name, dims in layout:
+        end = start + math.prod(dims)
+        found = torch.from_numpy(np.array(numbers[start:end]).reshape(dims))
+        tensors[name] = found if number.kind == "f" else found.view(torch.bfloat16)
+        start = end
+    tensors["wte.weight"] = tensors["wte.weight"][: config.vocab_size]
+    return Checkpoint(f"llm.c, version {header[1]}", config, tensors)
+
+
+def _layout(config: GPT2Config, padded: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the tensors in their order: of one kind, those of all layers."""
+    C = config.n_embd
+    of_block: dict[str, tuple[int, ...]] = {
+        "ln_1.weight": (C,),
+        "ln_1.bias": (C,),
+        "attn.c_attn.weight": (3 * C, C),
+        "attn.c_attn.bias": (3 * C,),
+        "attn.c_proj.weight": (C, C),
+        "attn.c_proj.bias": (C,),
+        "ln_2.weight": (C,),
+        "ln_2.bias": (C,),
+        "mlp.c_fc.weight": (4 * C, C),
+        "mlp.c_fc.bias": (4 * C,),
+        "mlp.c_proj.weight": (C, 4 * C),
+        "mlp.c_proj.bias": (C,),
+    }
+    return [
+        ("wte.weight", (padded, C)),
+        ("wpe.weight", (config.context_length, C)),
+        *(
+            (f"h.{layer}.{name}", dims)
+            for name, dims in of_block.items()
+            for layer in range(config.n_layer)
+        ),
+        ("ln_f.weight", (C,)),
+        ("ln_f.bias", (C,)),
+    ]
