@@ -97,7 +97,6 @@ class HubHandler(RangeHandler):
             or match[2] != self.revision
             or not Path(self.translate_path(f"/{match[1]}/{match[3]}")).is_file()
         ):
-            self.requests.append((self.command, self.path, self.headers.get("Range")))
             self.send_error(404)
         elif not match[3].endswith(".safetensors"):
             self.path = f"/{match[1]}/{match[3]}"

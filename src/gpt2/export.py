@@ -47,6 +47,12 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
     model = weights.load(model_dir, foreign=True)
     tokenizer = weights.load_tokenizer(model_dir, model)
     weights.check_vocabulary(tokenizer, model, str(model_dir))
+    if model.config.gelu != "tanh":
+        raise UserError(
+            f"{model_dir}: it computes GELU exactly, llama.cpp the tanh approximation only. With "
+            "activation_function gelu_new in its config.json (gpt2 import: --gelu tanh) it can be "
+            "exported, but is another model: look at its answers first"
+        )
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     writer = GGUFWriter(temporary, "gpt2")
     writer.add_name(model_dir.resolve().name)

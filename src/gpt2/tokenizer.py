@@ -278,7 +278,10 @@ def _ranks(
             f"{VOCAB}: {_some(missing)}: not there, but each of the 256 bytes and all that "
             f"{MERGES} merges must be"
         )
-    if beside := ids.keys() - set(tokens) - added - {END_OF_TEXT}:
+    # A trainer puts special tokens first. If nobody says that they are, they are never found.
+    first = min(ids[byte] for byte in BYTES)
+    beside = ids.keys() - set(tokens) - added - {END_OF_TEXT}
+    if beside := {token for token in beside if ids[token] > first}:
         raise UserError(
             f"{VOCAB}: {_some(sorted(beside))}: neither merged by {MERGES}, nor an added token. "
             "Use the files of one tokenizer, unchanged"

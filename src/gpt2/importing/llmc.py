@@ -22,7 +22,10 @@ OTHER_FILES = {
     20240803: "a Llama 3",
 }
 """What llm.c's other magic numbers stand for, as far as we know."""
-FORMATS: dict[int, np.dtype[Any]] = {3: np.dtype("<f4"), 5: np.dtype("<i2")}  # numpy has no bfloat16
+FORMATS: dict[int, np.dtype[Any]] = {
+    3: np.dtype("<f4"),
+    5: np.dtype("<i2"),
+}  # numpy has no bfloat16
 """Type of the numbers by version; both have a padded vocabulary."""
 FIELDS = ("context_length", "vocab_size", "n_layer", "n_head", "n_embd")
 """What the header has after magic number and version; the padded vocabulary follows."""
@@ -51,53 +54,53 @@ def read(path: Path) -> Checkpoint:
             f"{path}: version {header[1]} of llm.c's models; {' and '.join(map(str, FORMATS))} are "
             "read. Write it anew with a newer llm.c"
         )
-    shape = {**dict(zip(FIELDS, header[2:], strict=False)), "tie_word_embeddings": True}
-    config = parse(GPT2Config, shape, f"{path}: header")
+    config = parse(GPT2Config, dict(zip(FIELDS, header[2:], strict=False)), f"{path}: header")
     padded = header[2 + len(FIELDS)]
     if padded < config.vocab_size:
         raise UserError(f"{path}: header: {padded} padded entries for {config.vocab_size}")
-    layout = _layout(config, padded)
+    kinds = _kinds(config, padded)
     number = FORMATS[header[1]]
-    wanted = 4 * HEADER + number.itemsize * sum(math.prod(dims) for _, dims in layout)
+    total = sum(_layers(kind, config) * math.prod(shape) for kind, shape in kinds.items())
+    wanted = 4 * HEADER + number.itemsize * total
     if path.stat().st_size != wanted:
         raise UserError(f"{path}: has {path.stat().st_size:,} bytes, its header wants {wanted:,}")
     numbers = np.memmap(path, number, "r", offset=4 * HEADER)
     tensors: dict[str, Tensor] = {}
     start = 0
-    for name, dims in layout:
-        end = start + math.prod(dims)
-        found = torch.from_numpy(np.array(numbers[start:end]).reshape(dims))
-        tensors[name] = found if number.kind == "f" else found.view(torch.bfloat16)
-        start = end
+    for kind, shape in kinds.items():
+        for layer in range(_layers(kind, config)):
+            end = start + math.prod(shape)
+            found = torch.from_numpy(np.array(numbers[start:end]).reshape(shape))
+            tensors[kind.replace("*", str(layer))] = (
+                found if number.kind == "f" else found.view(torch.bfloat16)
+            )
+            start = end
     tensors["wte.weight"] = tensors["wte.weight"][: config.vocab_size]
     return Checkpoint(f"llm.c, version {header[1]}", config, tensors)
 
 
-def _layout(config: GPT2Config, padded: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors in their order: of one kind, those of all layers."""
+def _kinds(config: GPT2Config, padded: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in their order; * stands for one layer after the other."""
     C = config.n_embd
-    of_block: dict[str, tuple[int, ...]] = {
-        "ln_1.weight": (C,),
-        "ln_1.bias": (C,),
-        "attn.c_attn.weight": (3 * C, C),
-        "attn.c_attn.bias": (3 * C,),
-        "attn.c_proj.weight": (C, C),
-        "attn.c_proj.bias": (C,),
-        "ln_2.weight": (C,),
-        "ln_2.bias": (C,),
-        "mlp.c_fc.weight": (4 * C, C),
-        "mlp.c_fc.bias": (4 * C,),
-        "mlp.c_proj.weight": (C, 4 * C),
-        "mlp.c_proj.bias": (C,),
+    return {
+        "wte.weight": (padded, C),
+        "wpe.weight": (config.context_length, C),
+        "h.*.ln_1.weight": (C,),
+        "h.*.ln_1.bias": (C,),
+        "h.*.attn.c_attn.weight": (3 * C, C),
+        "h.*.attn.c_attn.bias": (3 * C,),
+        "h.*.attn.c_proj.weight": (C, C),
+        "h.*.attn.c_proj.bias": (C,),
+        "h.*.ln_2.weight": (C,),
+        "h.*.ln_2.bias": (C,),
+        "h.*.mlp.c_fc.weight": (4 * C, C),
+        "h.*.mlp.c_fc.bias": (4 * C,),
+        "h.*.mlp.c_proj.weight": (C, 4 * C),
+        "h.*.mlp.c_proj.bias": (C,),
+        "ln_f.weight": (C,),
+        "ln_f.bias": (C,),
     }
-    return [
-        ("wte.weight", (padded, C)),
-        ("wpe.weight", (config.context_length, C)),
-        *(
-            (f"h.{layer}.{name}", dims)
-            for name, dims in of_block.items()
-            for layer in range(config.n_layer)
-        ),
-        ("ln_f.weight", (C,)),
-        ("ln_f.bias", (C,)),
-    ]
+
+
+def _layers(kind: str, config: GPT2Config) -> int:
+    return config.n_layer if "*" in kind else 1
