@@ -4,6 +4,8 @@ A pipeline that wants none does not wait for PyTorch: what needs it is imported 
 """
 
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,7 +17,8 @@ from gpt2.errors import UserError
 from gpt2.params import Params
 from gpt2.sources import gpt2_tokenizer, hub
 from gpt2.sources.checks import Sha256, Url, check_sha256
-from gpt2.sources.hub import CONFIG, RELEASES, WEIGHTS
+from gpt2.sources.hub import CONFIG, INDEX, RELEASES, TOKENIZER, VOCABULARY, WEIGHTS
+from gpt2.sources.urls import AbsentError
 from gpt2.tokenizer import Tokenizer
 from stages.running import EXAMPLES, running
 
@@ -35,7 +38,7 @@ class Gpt2WeightsParams(Params):
     pipeline finetunes the one that it pretrained."""
     source: Literal["hub", "directory"] = "hub"
     """hub: the Hugging Face hub, or the server that HF_ENDPOINT names instead. directory: a Hugging
-    Face checkpoint on this machine."""
+    Face checkpoint on this machine, or what `gpt2 import` wrote."""
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     """Of the hub, ``owner/name``; only for size any, the others know theirs."""
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
@@ -80,17 +83,12 @@ def main(params_path: Path, model_dir: Path) -> None:
         metrics: dict[str, Any] = {"size": params.size}
         with files.new_directory(model_dir, {"size": params.size}) as directory:
             if params.size != "none":
-                from gpt2 import weights
-
                 run.tracker.begin()
                 if params.source == "directory":
                     origin = copy(params, directory, run.root)
                 else:
                     origin = download(params, directory, run.root / DOWNLOADS)
-                tokenizer = Tokenizer.load(directory)
-                tokenizer.save(directory)  # for its tokenizer_config.json
-                weights.write_generation_config(directory, tokenizer.end_of_text)
-                proof = prove(directory, tokenizer, params.size)
+                proof = prove(directory, params.size)
                 facts = {"stage": "download-gpt2-weights", "size": params.size, **origin}
                 files.write_json(directory / "training.json", facts)
                 run.tracker.text(PROMPT + proof["continuation"] + "\n", "continuation.txt")
@@ -103,24 +101,60 @@ def download(params: Gpt2WeightsParams, directory: Path, cache: Path) -> dict[st
     release = RELEASES.get(params.size)
     repository = params.repository or (release.repository if release else "")
     revision = params.revision or (release.revision if release else "")
+
+    def fetch(names: Sequence[str], digests: Mapping[str, str]) -> None:
+        hub.fetch(repository, revision, names, digests, params.mirrors, directory, cache)
+
+    def stated(name: str) -> str:
+        return hub.stated_sha256(hub.places(repository, revision, name, params.mirrors), revision)
+
+    parts = [WEIGHTS]
     if params.sha256:
-        sha256, stated_by = params.sha256, "parameters"
+        digests, stated_by = {WEIGHTS: params.sha256}, "parameters"
     elif release and revision == release.revision:
-        sha256, stated_by = release.sha256, "pinned"
+        digests, stated_by = {WEIGHTS: release.sha256}, "pinned"
     else:
-        weights_at = hub.places(repository, revision, WEIGHTS, params.mirrors)
-        sha256, stated_by = hub.stated_sha256(weights_at, revision), "hub"
-    digests = {WEIGHTS: sha256}
+        try:
+            digests, stated_by = {WEIGHTS: stated(WEIGHTS)}, "hub"
+        except AbsentError as problem:
+            parts = _parts(fetch, directory / INDEX, problem)
+            digests, stated_by = {name: stated(name) for name in parts}, "hub"
+    # The small ones first, so that a wrong repository shows at once.
+    fetch([CONFIG], {})
     if release:
-        digests |= {name: file.sha256 for name, file in gpt2_tokenizer.FILES.items()}
-    hub.fetch(repository, revision, digests, params.mirrors, directory, cache)
+        fetch(VOCABULARY, {name: file.sha256 for name, file in gpt2_tokenizer.FILES.items()})
+    else:
+        for name in (*VOCABULARY, *TOKENIZER):
+            with suppress(AbsentError):
+                fetch([name], {})
+    take_tokenizer(directory, directory)
+    fetch(parts, digests)
+    if parts != [WEIGHTS]:
+        from gpt2 import weights
+
+        weights.copy_whole(directory, directory)
+        for name in (INDEX, *parts):
+            (directory / name).unlink()
     return {
         "source": "hub",
         "repository": repository,
         "revision": revision,
-        "sha256": sha256,
+        "sha256": digests.get(WEIGHTS) or files.sha256(directory / WEIGHTS),
         "sha256_stated_by": stated_by,
     }
+
+
+def _parts(
+    fetch: Callable[[Sequence[str], Mapping[str, str]], None], index: Path, problem: AbsentError
+) -> list[str]:
+    """The files that the weights are in, by an index of them, which is fetched."""
+    from gpt2 import weights
+
+    try:
+        fetch([index.name], {})
+    except AbsentError:
+        raise problem from None
+    return sorted(set(weights.shards(index).values()))
 
 
 def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, Any]:
@@ -129,12 +163,14 @@ def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, An
     Raises:
         UserError: one is missing, damaged, or another one than meant.
     """
+    from gpt2 import weights
+
     source = checkpoint(params, root)
     if (source / files.MANIFEST).is_file():
         files.read_manifest(source)
-    for name in (CONFIG, WEIGHTS):
-        shutil.copyfile(source / name, directory / name)
-    Tokenizer.load(source).save(directory)
+    shutil.copyfile(source / CONFIG, directory / CONFIG)
+    take_tokenizer(source, directory)
+    weights.copy_whole(source, directory)
     if params.sha256:
         where = f"gpt2_weights.sha256: {source / WEIGHTS}"
         check_sha256(directory / WEIGHTS, params.sha256, where)
@@ -152,17 +188,29 @@ def checkpoint(params: Gpt2WeightsParams, root: Path) -> Path:
         UserError: it lacks a file that any has.
     """
     source = root / (params.path or "")
-    for name in (CONFIG, WEIGHTS):
-        if not (source / name).is_file():
+    for needed in ((CONFIG,), (WEIGHTS, INDEX)):
+        if not any((source / name).is_file() for name in needed):
             raise UserError(
-                f"gpt2_weights.path: {source / name}: no such file. A Hugging Face checkpoint of a "
-                "GPT-2 in safetensors is needed (transformers: model.save_pretrained and "
-                "tokenizer.save_pretrained)"
+                f"gpt2_weights.path: {source / needed[0]}: no such file. A Hugging Face checkpoint "
+                "of a GPT-2 in safetensors is needed (transformers: model.save_pretrained and "
+                "tokenizer.save_pretrained). gpt2 import makes one of a nanoGPT's or llm.c's"
             )
     return source
 
 
-def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:
+def take_tokenizer(source: Path, directory: Path) -> None:
+    """Write the tokenizer in ``source``, and what says where a text ends, as we keep them."""
+    from gpt2 import weights
+    from gpt2.config_file import stated_end
+
+    tokenizer = Tokenizer.load(source, stated_end(source))
+    for name in TOKENIZER:
+        (directory / name).unlink(missing_ok=True)
+    tokenizer.save(directory)
+    weights.write_generation_config(directory, tokenizer.end_of_text)
+
+
+def prove(directory: Path, size: str) -> dict[str, Any]:
     """Show that we read the checkpoint as it is meant; figures for the metrics.
 
     Every tensor of the file is used once, and every parameter is set: `weights.load` sees to it.
@@ -170,29 +218,18 @@ def prove(directory: Path, tokenizer: Tokenizer, size: str) -> dict[str, Any]:
     Raises:
         UserError: it is not a GPT-2, or not one of this size.
     """
-    import torch
-
     from gpt2 import weights
-    from gpt2.device import Runtime
-    from gpt2.generation import generate
-    from gpt2.sampling import SamplingParams
+    from gpt2.text_model import exact_continuation
 
     model = weights.load(directory, foreign=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     check_size(model, parameters, size)
-    if tokenizer.n_vocab != model.config.vocab_size:
-        raise UserError(
-            f"the checkpoint's tokenizer has {tokenizer.n_vocab:,} entries, but its config.json "
-            f"says vocab_size {model.config.vocab_size:,}. Give the tokenizer that it was made with"
-        )
-    prompt = tokenizer.encode(PROMPT)[: model.config.context_length - 1]
-    greedy = SamplingParams(max_new_tokens=20, temperature=0.0)
-    exact = Runtime(torch.device("cpu"), torch.float32)  # the same on every machine
-    [continuation] = generate(model, [prompt], greedy, tokenizer.end_of_text, exact)
+    tokenizer = weights.load_tokenizer(directory, model)
+    weights.check_vocabulary(tokenizer, model, "gpt2_weights")
     return {
         "bytes": (directory / WEIGHTS).stat().st_size,
         "parameters": parameters,
-        "continuation": tokenizer.decode(continuation),
+        "continuation": exact_continuation(model, tokenizer, PROMPT),
     }
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt2 import estimate, files, weights
+from gpt2 import estimate, files
+from gpt2.config_file import read_config
 from gpt2.device import choose_runtime
 from gpt2.doctor import Needs
 from gpt2.errors import UserError
@@ -373,7 +374,7 @@ class Plan:
             return GPT2Config(vocab_size=GPT2_VOCABULARY, context_length=GPT2_CONTEXT, **shape)
         made = self.root / (params.path or GPT2) / "config.json"
         if made.is_file() and (params.path or self._made("download-gpt2-weights")):
-            return weights.read_config(made)
+            return read_config(made)
         return None
 
     @property

@@ -92,7 +92,11 @@ class HubHandler(RangeHandler):
         if self.path.startswith("/cdn/"):
             self.path = self.path.removeprefix("/cdn")
             super().respond()
-        elif not match or match[2] != self.revision:
+        elif (
+            not match
+            or match[2] != self.revision
+            or not Path(self.translate_path(f"/{match[1]}/{match[3]}")).is_file()
+        ):
             self.send_error(404)
         elif not match[3].endswith(".safetensors"):
             self.path = f"/{match[1]}/{match[3]}"

@@ -15,7 +15,7 @@ TEXT = 3 * (
 VOCABULARY = 300
 
 
-def write_model(directory: Path, **config: object) -> GPT2LMHeadModel:
+def write_model(directory: Path, shard: str = "5GB", **config: object) -> GPT2LMHeadModel:
     """A small model by default; weights are larger than usual, so that its tokens are no ties."""
     torch.manual_seed(1)
     shape = {"vocab_size": 90, "n_positions": 20, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -23,7 +23,7 @@ def write_model(directory: Path, **config: object) -> GPT2LMHeadModel:
     peer = GPT2LMHeadModel(PeerConfig(**{**shape, **ends, **config})).eval()
     for parameter in peer.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    peer.save_pretrained(directory)
+    peer.save_pretrained(directory, max_shard_size=shard)
     return peer
 
 

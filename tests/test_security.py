@@ -19,6 +19,7 @@ from gpt2.checkpoint import RunDirectory
 from gpt2.cli import main
 from gpt2.device import DeviceParams
 from gpt2.errors import UserError
+from gpt2.importing.directory import import_checkpoint
 from gpt2.instructions import load_records
 from gpt2.judge.llamacpp import LlamaCppJudge
 from gpt2.judge.params import JudgeParams, LlamaEvalParams
@@ -93,6 +94,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("foreign") / "model"
     write_checkpoint(directory)
     return directory
+
+
+def as_nanogpt_saves_it(canary: Canary) -> bytes:
+    content = io.BytesIO()
+    torch.save({"model": {"transformer.wte.weight": canary}, "model_args": {}}, content)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, as_nanogpt_saves_it])
+def test_no_pickle_in_an_imported_checkpoint_runs(
+    model: Path, tmp_path: Path, spelling: Callable[[Canary], bytes]
+) -> None:
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(spelling(Canary(tmp_path / "sang")))
+    with pytest.raises(UserError):
+        import_checkpoint(path, tmp_path / "out", model, "none", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"ckpt.pt"}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

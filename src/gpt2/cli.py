@@ -73,8 +73,12 @@ def main() -> None:
 
 
 def _model_directory(ctx: click.Context, option: click.Parameter, directory: Path) -> Path:
-    wanted = ("config.json", "model.safetensors")
-    missing = [name for name in wanted if not (directory / name).is_file()]
+    wanted = {"config.json": (), "model.safetensors": ("model.safetensors.index.json",)}
+    missing = [
+        name
+        for name, others in wanted.items()
+        if not any((directory / one).is_file() for one in (name, *others))
+    ]
     if missing:
         raise UserError(
             f"{directory}: no {' and no '.join(missing)}, so this is not the directory of a "
@@ -295,20 +299,70 @@ def export(
     modelfile: bool,
 ) -> None:
     """Write a model as a file for llama.cpp and Ollama."""
-    from gpt2 import export, files, weights
+    from gpt2 import export, files
+    from gpt2.config_file import read_config
 
-    export.export_gguf(model_dir, output, quantization)
+    stop = export.export_gguf(model_dir, output, quantization)
     click.echo(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)", err=True)
     if modelfile:
         path = output.with_name("Modelfile")
         text = export.modelfile(
             output.name,
-            context_length=weights.read_config(model_dir / "config.json").context_length,
+            context_length=read_config(model_dir / "config.json").context_length,
             alpaca=export.follows_alpaca(model_dir),
+            stop=stop,
         )
         files.write_text(path, text)
         command = shlex.join(["ollama", "create", output.stem, "-f", str(path)])
         click.echo(f"wrote {path}. Now: {command}", err=True)
+
+
+@main.command(
+    name="import",
+    epilog="""\b
+Examples:
+  gpt2 import nanoGPT/out/ckpt.pt --output data/models/nanogpt
+  gpt2 import llm.c/gpt2_124M_bf16.bin --output data/models/llmc
+  gpt2 import ckpt.pt --tokenizer data/tokenizer --output data/models/own
+""",
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Model directory to write; it must not be there yet.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory with the tokenizer of the model; without it, GPT-2's is fetched.",
+)
+@click.option(
+    "--gelu",
+    type=click.Choice(["none", "tanh"]),
+    default="none",
+    help="Approximation of GELU in nanoGPT's model.py: tanh if it has new_gelu, none if nn.GELU().",
+)
+def import_(
+    checkpoint: Path, output: Path, tokenizer: Path | None, gelu: Literal["none", "tanh"]
+) -> None:
+    """Make a model directory of a checkpoint of nanoGPT or llm.c, and prove it.
+
+    The logits of the new directory are compared with those computed from the file's own tensors,
+    without our model. Nothing that the file may hold is run.
+    """
+    from gpt2.importing import directory
+
+    cache = Path(".cache", "wheels")
+    proof = directory.import_checkpoint(checkpoint, output, tokenizer, gelu, cache)
+    click.echo(
+        f"wrote {output}: {proof.program}, {proof.parameters:,} parameters\n"
+        f"its logits after {proof.n_tokens} tokens are those of the file's own tensors, up to "
+        f"{proof.difference:.1e} of the largest\n"
+        f"{directory.PROMPT}{proof.continuation}",
+        err=True,
+    )
 
 
 @main.command(

@@ -11,7 +11,15 @@ import torch
 
 from gpt2.attention import BLOCK
 from gpt2.device import Runtime
-from gpt2.flops import Speed, muon_flops, recomputed_flops, steps_seconds, timed, token_flops
+from gpt2.flops import (
+    Speed,
+    block_matrices,
+    muon_flops,
+    recomputed_flops,
+    steps_seconds,
+    timed,
+    token_flops,
+)
 from gpt2.generation import generate
 from gpt2.loss import CHUNK_BYTES
 from gpt2.model import GPT2, GPT2Config
@@ -45,9 +53,11 @@ class Batches:
 
 
 def parameters(config: GPT2Config) -> int:
-    """Numbers that are learned: embeddings, blocks, and the last norm."""
-    C = config.n_embd
-    return (config.vocab_size + config.context_length) * C + config.n_layer * _block(C) + 2 * C
+    """Numbers that are learned: embeddings, blocks, the last norm, and an output layer of its own,
+    if there is one."""
+    C, V = config.n_embd, config.vocab_size
+    around = (V + config.context_length) * C + 2 * C
+    return around + config.n_layer * _block(config) + (0 if config.tie_word_embeddings else V * C)
 
 
 def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) -> float:
@@ -88,15 +98,15 @@ def training_memory(
     """
     C, L, N = config.n_embd, config.n_layer, parameters(config)
     half, size = _half(runtime), runtime.dtype.itemsize
-    matrices = 12 * C**2 * L
+    matrices = block_matrices(config) * L
     tokens = batches.in_memory
     by_muon = matrices if params.optimizer == "muon" else 0
     weights = 4 * N + 4 * N + (4 * N if keep_best else 0)  # with their gradients
     optimizer = 8 * N - 4 * by_muon  # two moments; Muon has one
     copies = 2 * (matrices + config.vocab_size * C) if half else 0
     # Kept for the gradient, bytes a channel and token: two inputs of norms in float32, and in the
-    # format of the products the inputs of six of them (one is three, two are four times as wide).
-    a_block: float = tokens * C * (36 if half else 64)
+    # format of the products the inputs of six of them: three of C, one of 3 C, two inside the MLP.
+    a_block: float = tokens * (8 * C + size * (6 * C + 2 * config.mlp_width))
     if config.dropout:
         a_block += tokens * C * 2
     if runtime.device.type == "cpu":  # attention keeps its weights there, and which were left out
@@ -145,9 +155,9 @@ def _decoding(config: GPT2Config, layers: int, rows: int, runtime: Runtime) -> f
     return max(0.0, six - one) / 5
 
 
-def _block(C: int) -> int:
+def _block(config: GPT2Config) -> int:
     """Two norms, and the four matrices with their biases."""
-    return 12 * C**2 + 13 * C
+    return block_matrices(config) + 9 * config.n_embd + config.mlp_width
 
 
 def _mean_length(params: TrainParams, batches: Batches) -> float:

@@ -4,7 +4,6 @@ Layout: github.com/ggml-org/ggml, docs/gguf.md. Matrices become smaller numbers 
 for; biases, norms and positions, which are few, stay float32.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,8 @@ from gpt2 import files, weights
 from gpt2.errors import UserError
 from gpt2.instructions import prompt
 from gpt2.model import GPT2
-from gpt2.tokenizer import END_OF_TEXT, MERGES, VOCAB, Tokenizer
+from gpt2.tokenizer import Tokenizer
+from gpt2.tokenizer_files import END_OF_TEXT, MERGES, VOCAB, vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -24,7 +24,7 @@ Quantization = Literal["f32", "f16", "q8_0"]
 """Format of the matrices. q8_0: 8-bit integers, a float16 scale for each 32 of them."""
 
 
-def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16") -> None:
+def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16") -> str:
     """Write the model and the tokenizer in ``model_dir`` to ``output``, whole or not at all.
 
     A model that was finetuned here brings its prompt along as a chat template. q8_0 leaves a matrix
@@ -35,24 +35,29 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
         output: the GGUF file.
         quantization: format of the matrices.
 
+    Returns:
+        the token that ends a text, for `modelfile`.
+
     Raises:
         UserError: the model or its tokenizer is damaged, or they do not belong together, or
-            ``output`` cannot be written.
+            llama.cpp cannot compute them, or ``output`` cannot be written.
     """
     from gguf import GGUFWriter
 
     model = weights.load(model_dir, foreign=True)
     tokenizer = weights.load_tokenizer(model_dir, model)
-    if tokenizer.n_vocab != model.config.vocab_size:
+    weights.check_vocabulary(tokenizer, model, str(model_dir))
+    if model.config.gelu != "tanh":
         raise UserError(
-            f"{model_dir}: the model has {model.config.vocab_size:,} tokens, its tokenizer "
-            f"{tokenizer.n_vocab:,}. Use the tokenizer that the model was trained with"
+            f"{model_dir}: it computes GELU exactly, llama.cpp the tanh approximation only. With "
+            "activation_function gelu_new in its config.json (gpt2 import: --gelu tanh) it can be "
+            "exported, but is another model: look at its answers first"
         )
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     writer = GGUFWriter(temporary, "gpt2")
     writer.add_name(model_dir.resolve().name)
     _add_shape(writer, model)
-    _add_tokenizer(writer, tokenizer)
+    _add_tokenizer(writer, tokenizer, model.config.vocab_size)
     if follows_alpaca(model_dir):
         writer.add_chat_template(CHAT_TEMPLATE)
     with files.writing(output):
@@ -64,33 +69,45 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
         finally:
             temporary.unlink(missing_ok=True)
             writer.close()
+    return tokenizer.roles["eos_token"] or END_OF_TEXT
 
 
 def _add_shape(writer: "GGUFWriter", model: GPT2) -> None:
     config = model.config
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(4 * config.n_embd)
+    writer.add_feed_forward_length(config.mlp_width)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(model.ln_f.eps)
 
 
-def _add_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer) -> None:
+def _add_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) -> None:
     from gguf import TokenType
 
-    ids = json.loads(tokenizer.files[VOCAB])
-    lines = tokenizer.files[MERGES].split("\n")
+    # What only fills the vocabulary up has the name that llama.cpp's own converter gives it.
+    tokens = [f"[PAD{token_id}]" for token_id in range(vocab_size)]
+    kinds = [TokenType.UNUSED] * vocab_size
+    for token, token_id in vocabulary(tokenizer.files[VOCAB]).items():
+        tokens[token_id], kinds[token_id] = token, TokenType.NORMAL
+    for token_id, added in tokenizer.added.items():
+        if added.lstrip or added.rstrip or added.single_word:
+            raise UserError(
+                f"the tokenizer's added token {added.content!r} minds what is beside it "
+                "(lstrip, rstrip or single_word), which llama.cpp does not"
+            )
+        tokens[token_id] = added.content
+        kinds[token_id] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
     end_of_text = tokenizer.end_of_text
-    kinds = [TokenType.NORMAL] * len(ids)
     kinds[end_of_text] = TokenType.CONTROL
+    lines = tokenizer.files[MERGES].split("\n")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(sorted(ids, key=ids.__getitem__))
+    writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     # GPT-2 splits "#" from a word before it merges, so no merge looks like the version line.
     writer.add_token_merges([line for line in lines if line and not line.startswith("#version")])
-    writer.add_bos_token_id(end_of_text)
+    writer.add_bos_token_id(tokenizer.start_of_text)
     writer.add_eos_token_id(end_of_text)
     writer.add_eot_token_id(end_of_text)
     writer.add_add_bos_token(False)
@@ -117,9 +134,10 @@ def _write(writer: "GGUFWriter", model: GPT2, quantization: Quantization) -> Non
     names = get_tensor_name_map(MODEL_ARCH.GPT2, model.config.n_layer)
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     formats = {name: _format(name, tensor.shape, quantization) for name, tensor in tensors.items()}
-    # There is no tensor for the output layer: llama.cpp, too, then takes the embedding.
+    # Without a tensor for the output layer, llama.cpp, too, takes the embedding.
     for name, tensor in tensors.items():
-        theirs = names.get_name(f"transformer.{name}", try_suffixes=(".weight", ".bias"))
+        full = name if name == weights.HEAD else f"transformer.{name}"
+        theirs = names.get_name(full, try_suffixes=(".weight", ".bias"))
         if theirs is None:
             raise ValueError(f"GGUF has no name for {name}")
         block, size = GGML_QUANT_SIZES[formats[name]]
@@ -173,18 +191,19 @@ OLLAMA_TEMPLATE = (
 """`instructions.prompt` as a template of the Go language, for Ollama."""
 
 
-def modelfile(gguf_name: str, *, context_length: int, alpaca: bool) -> str:
+def modelfile(gguf_name: str, *, context_length: int, alpaca: bool, stop: str = END_OF_TEXT) -> str:
     """Text of a ``Modelfile`` for ``ollama create``: greedy, as ``gpt2 generate`` is by default.
 
     Args:
         gguf_name: name of the GGUF file, beside the Modelfile.
         context_length: of the model; it has no positions for more.
         alpaca: see `follows_alpaca`; otherwise the model continues the text that it is given.
+        stop: the token that ends a text.
     """
     return f'''FROM ./{gguf_name}
 TEMPLATE """{OLLAMA_TEMPLATE if alpaca else "{{ .Prompt }}"}"""
 PARAMETER num_ctx {context_length}
 PARAMETER temperature 0
 PARAMETER repeat_penalty 1
-PARAMETER stop "{END_OF_TEXT}"
+PARAMETER stop "{stop}"
 '''

@@ -43,26 +43,41 @@ class Speed:
     """Seconds of one small operation and its gradient: next to no arithmetic."""
 
 
+def block_matrices(config: GPT2Config) -> int:
+    """Numbers in the four matrices of a block: of the attention 4 C², of the MLP in GPT-2 8 C²."""
+    return 4 * config.n_embd**2 + 2 * config.n_embd * config.mlp_width
+
+
 def token_flops(config: GPT2Config, length: float, counted: float = 1.0) -> float:
     """Floating-point operations of training on one token of a text of ``length`` tokens; of
     ``counted`` of the tokens, the successor is learned."""
     C, L = config.n_embd, config.n_layer
-    return 6 * 12 * L * C**2 + 12 * L * C * length + 6 * config.vocab_size * C * counted
+    products = 6 * block_matrices(config) * L
+    return products + 12 * L * C * length + 6 * config.vocab_size * C * counted
 
 
 def recomputed_flops(config: GPT2Config, length: float) -> float:
     """What `activation_checkpointing` adds to a token: the blocks forward once more, but for the
     last product of each, whose result is not asked for."""
     C, L = config.n_embd, config.n_layer
-    return 2 * 8 * L * C**2 + 4 * L * C * length
+    all_but_last = block_matrices(config) - C * config.mlp_width
+    return 2 * all_but_last * L + 4 * L * C * length
 
 
 def muon_flops(config: GPT2Config, dtype: torch.dtype) -> float:
     """Floating-point operations of one update by Muon: for a matrix of m times n, five iterations
     of Newton and Schulz take 5 (4m²n + 2m³), or 34m³ + 4m²n where square matrices alone are
-    iterated (see `optim.orthogonalise`): 280 C³ or 176 C³ for the four of a block."""
-    of_block = 280 if dtype == torch.bfloat16 else 176
-    return float(of_block * config.n_layer * config.n_embd**3)
+    iterated (see `optim.orthogonalise`): 280 C³ or 176 C³ for the four of a block in GPT-2."""
+    C, inner = config.n_embd, config.mlp_width
+
+    def update(*shape: int) -> int:
+        m, n = min(shape), max(shape)
+        if m < n and dtype != torch.bfloat16:
+            return 34 * m**3 + 4 * m**2 * n
+        return 5 * (4 * m**2 * n + 2 * m**3)
+
+    matrices = ((C, 3 * C), (C, C), (C, inner), (inner, C))
+    return float(config.n_layer * sum(update(*shape) for shape in matrices))
 
 
 def steps_seconds(

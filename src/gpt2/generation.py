@@ -46,9 +46,10 @@ class Product(nn.Module):
     A single row in float32 is faster with the weights as they are (MKL's)."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, runtime: Runtime, gelu: bool = False
+        self, weight: Tensor, bias: Tensor | None, runtime: Runtime, gelu: str | None = None
     ) -> None:
-        """``weight`` is ``(out, in)``; ``gelu``: its tanh approximation follows."""
+        """``weight`` is ``(out, in)``; ``gelu``: which of PyTorch's approximations of GELU follows,
+        if one does."""
         super().__init__()
         self.dtype, self.gelu = runtime.dtype, gelu
         self.weight = weight.detach().to(self.dtype)
@@ -65,11 +66,11 @@ class Product(nn.Module):
         if self.packed is not None and not single:
             then = "gelu" if self.gelu else "none"
             out: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self.packed, self.bias, then, [], "tanh"
+                x, self.packed, self.bias, then, [], self.gelu
             )
             return out
         out = F.linear(x, self.weight, self.bias)
-        return F.gelu(out, approximate="tanh") if self.gelu else out
+        return F.gelu(out, approximate=self.gelu) if self.gelu else out
 
 
 def _packs(runtime: Runtime) -> bool:
@@ -91,7 +92,7 @@ class Decoder:
         shared = {id(parameter): parameter for parameter in model.parameters()}
         self.model = deepcopy(model, shared).eval()
 
-        def product(linear: nn.Linear, gelu: bool = False) -> Product:
+        def product(linear: nn.Linear, gelu: str | None = None) -> Product:
             return Product(linear.weight, linear.bias, runtime, gelu)
 
         for name, module in [*self.model.named_modules()]:
@@ -99,9 +100,9 @@ class Decoder:
                 self.model.set_submodule(f"{name}.c_attn", product(module.c_attn))
                 self.model.set_submodule(f"{name}.c_proj", product(module.c_proj))
             elif isinstance(module, MLP):
-                both = nn.Sequential(product(module.c_fc, gelu=True), product(module.c_proj))
+                both = nn.Sequential(product(module.c_fc, module.gelu), product(module.c_proj))
                 self.model.set_submodule(name, both)
-        self.output = Product(model.wte.weight, None, runtime)
+        self.output = Product(model.output_weight, None, runtime)
 
     def cache(self, rows: int, places: int) -> KVCache:
         """An empty cache; on a CPU in float32, in which its attention is both exact and faster."""

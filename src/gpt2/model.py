@@ -6,7 +6,7 @@ channels, H heads of D = C / H channels, S = places in the cache, V = vocab_size
 """
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -37,9 +37,20 @@ class Architecture(Params):
 
 
 class GPT2Config(Architecture):
-    """The whole shape of a GPT-2."""
+    """The whole shape of a GPT-2. What has a default differs in models of others only."""
 
     vocab_size: Positive
+    n_inner: Positive | None = None
+    """Channels inside an MLP; None: 4 `n_embd`."""
+    gelu: Literal["tanh", "none"] = "tanh"
+    """OpenAI trained with the tanh approximation of GELU; none is exact, and gives other logits."""
+    tie_word_embeddings: bool = True
+    """Whether the output layer is the tokens' embedding, or has weights of its own."""
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels inside an MLP."""
+        return self.n_inner or 4 * self.n_embd
 
 
 class KVCache:
@@ -119,13 +130,13 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.gelu = config.gelu
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
+        self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        # OpenAI trained with the tanh approximation of GELU; the exact one gives other logits.
-        out: Tensor = self.resid_dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        out: Tensor = self.resid_dropout(self.c_proj(F.gelu(self.c_fc(x), approximate=self.gelu)))
         return out
 
 
@@ -151,11 +162,13 @@ class GPT2(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the output layer: tied
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.initialise()
 
     @torch.no_grad()
@@ -203,9 +216,14 @@ class GPT2(nn.Module):
         out: Tensor = self.ln_f(x)
         return out
 
+    @property
+    def output_weight(self) -> Tensor:
+        """``(V, C)``, a row for each token: in GPT-2 its embedding once more (tied)."""
+        return self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
     def logits(self, features: Tensor) -> Tensor:
-        """``(..., C)`` features to ``(..., V)`` scores: the likeness to each token's embedding."""
-        return F.linear(features, self.wte.weight)
+        """``(..., C)`` features to ``(..., V)`` scores: the likeness to each token's row."""
+        return F.linear(features, self.output_weight)
 
     def forward(self, ids: Tensor, past: Past | None = None) -> Tensor:
         """``(B, T)`` ids to ``(B, T, V)`` logits of the token that follows each."""

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from gpt2 import weights
 from gpt2.device import DeviceParams, Runtime, choose_runtime
-from gpt2.generation import Decoder, check_prompts, write
+from gpt2.generation import Decoder, check_prompts, generate, write
 from gpt2.model import GPT2
 from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer
@@ -79,7 +80,7 @@ class TextModel:
         self, text: str, sampling: SamplingParams, times: int
     ) -> Iterator[tuple[int, int | None]]:
         end = self.tokenizer.end_of_text
-        ids = self.tokenizer.encode(text) or [end]
+        ids = self.tokenizer.encode(text) or [self.tokenizer.start_of_text]
         check_prompts([ids], self.model.config.context_length, sampling.strict)
         return write(self._decoder, [ids] * times, sampling, end, ROWS, self.tokenizer)
 
@@ -94,3 +95,13 @@ def load(directory: Path, params: DeviceParams) -> TextModel:
     model = weights.load(directory, foreign=True)
     tokenizer = weights.load_tokenizer(directory, model)
     return TextModel(model.to(runtime.device), tokenizer, runtime)
+
+
+def exact_continuation(model: GPT2, tokenizer: Tokenizer, text: str) -> str:
+    """Twenty tokens at most after ``text``, or as much of it as fits the context: the likeliest, in
+    float32 on the CPU, so that every machine gives the same."""
+    ids = tokenizer.encode(text)[: model.config.context_length - 1]
+    exact = Runtime(torch.device("cpu"), torch.float32)
+    greedy = SamplingParams(max_new_tokens=20)
+    [continuation] = generate(model, [ids], greedy, tokenizer.end_of_text, exact)
+    return tokenizer.decode(continuation)

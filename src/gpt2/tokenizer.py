@@ -5,6 +5,7 @@ GPT-2's own vocabulary, or one trained here; both in GPT-2's two files, both run
 
 import codecs
 import hashlib
+import itertools
 import json
 import logging
 import threading
@@ -18,17 +19,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
 
+from gpt2 import tokenizer_files
+from gpt2.added_tokens import AddedToken, AddedTokens
 from gpt2.errors import UserError
 from gpt2.params import Params
+from gpt2.tokenizer_files import CONFIG, END_OF_TEXT, MERGES, VOCAB, Special, as_files
 
 logger = logging.getLogger(__name__)
-
-END_OF_TEXT = "<|endoftext|>"
-VOCAB = "vocab.json"
-MERGES = "merges.txt"
-CONFIG = "tokenizer_config.json"
-WHOLE = "tokenizer.json"
-"""Both in one file of the `tokenizers` library; newer versions of `transformers` write no other."""
 
 
 class Gpt2TokenizerParams(Params):
@@ -87,36 +84,58 @@ class _Encodings(threading.local):
 class Tokenizer:
     """Text to token ids and back.
 
-    The ids are those of the 256 bytes, then of the merges in their order, then ``<|endoftext|>``.
+    GPT-2's ids, and those of `train_bpe`, are the 256 bytes, then the merges in their order, then
+    ``<|endoftext|>``. Elsewhere they may stand in another order, and there may be more tokens: such
+    that were added (padding, chat markers) are found in any text before the rest is encoded.
+    ``<|endoftext|>`` in a text is text like any other: it comes from `end_of_text` alone.
 
     Args:
         vocab: text of ``vocab.json``, token to id.
         merges: text of ``merges.txt``, the pairs in the order in which they are merged.
+        special: the tokens beside them.
+        end: id of the token that ends a text, if it is a special one; else the tokenizer says.
 
     Raises:
-        UserError: the two texts do not describe one vocabulary in that layout.
+        UserError: these do not describe one vocabulary.
     """
 
-    def __init__(self, vocab: str, merges: str) -> None:
+    def __init__(
+        self,
+        vocab: str,
+        merges: str,
+        special: Special = tokenizer_files.NONE,
+        end: int | None = None,
+    ) -> None:
         self.files = {VOCAB: vocab, MERGES: merges}
         """The two texts by the names of their files."""
-        tokens = _tokens(_merges(merges))
-        if _vocabulary(vocab) != {token: rank for rank, token in enumerate(tokens)}:
-            raise UserError(
-                f"the ids in {VOCAB} are not the 256 bytes, the merges of {MERGES} in their order, "
-                f"and {END_OF_TEXT}. Use the two files of one GPT-2 tokenizer, unchanged"
-            )
-        ranks = {bytes(BYTES[char] for char in token): i for i, token in enumerate(tokens[:-1])}
-        self.n_vocab = len(tokens)
-        self.end_of_text = len(ranks)
-        self.fingerprint = hashlib.sha256(f"{vocab}\0{merges}".encode()).hexdigest()
-        self.token_bytes: NDArray[np.int64] = np.array([*map(len, ranks), 0])
+        self.added = special.added
+        ids = {
+            **tokenizer_files.vocabulary(vocab),
+            **{token.content: token_id for token_id, token in special.added.items()},
+        }
+        ranks = _ranks(ids, _merges(merges), {token.content for token in special.added.values()})
+        self.n_vocab = len(ids)
+        self.end_of_text = _end(ids, special, end)
+        self.roles = {**special.roles, "eos_token": _content(ids, self.end_of_text)}
+        start = self.roles.get("bos_token")
+        self.start_of_text = self.end_of_text if start is None else ids[start]
+        """Before the first token of a text, where a text is empty."""
+        beyond = {i: t for i, t in special.added.items() if t.content != END_OF_TEXT}
+        self._finder = AddedTokens(beyond) if beyond else None
+        ordinary = {token_id: token for token, token_id in ranks.items()}
+        self._others = {i: token.encode() for token, i in ids.items() if i not in ordinary}
+        """What is no result of merging, by its id."""
+        self.token_bytes: NDArray[np.int64] = np.zeros(self.n_vocab, np.int64)
         """Bytes of text that each id stands for, ``(n_vocab,)``; ``<|endoftext|>`` has none."""
+        for token_id, token in {**ordinary, **self._others}.items():
+            self.token_bytes[token_id] = len(token)
+        self.token_bytes[self.end_of_text] = 0
+        self.fingerprint = _fingerprint(vocab, merges, special, beyond, self.roles)
         self._encodings = _Encodings(
             name=f"gpt2-{self.fingerprint[:12]}",
             pat_str=r50k_pat_str,
             mergeable_ranks=ranks,
-            special_tokens={END_OF_TEXT: self.end_of_text},
+            special_tokens={END_OF_TEXT: ids[END_OF_TEXT]} if END_OF_TEXT in ids else {},
         )
 
     @property
@@ -124,16 +143,14 @@ class Tokenizer:
         return self._encodings.here
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
-        """The tokenizer in ``vocab.json`` and ``merges.txt``, or in ``tokenizer.json`` alone.
+    def load(cls, directory: Path, end: int | None = None) -> "Tokenizer":
+        """The tokenizer in a directory of ours or of `transformers`; ``end`` as in `Tokenizer`.
 
         Raises:
-            UserError: a file is missing, not UTF-8, or not in GPT-2's layout.
+            UserError: a file is missing, damaged, or does not stand for an encoding as GPT-2's.
         """
         try:
-            if (directory / WHOLE).is_file() and not (directory / VOCAB).is_file():
-                return cls(*_split(_read(directory / WHOLE)))
-            return cls(_read(directory / VOCAB), _read(directory / MERGES))
+            return cls(*tokenizer_files.read(directory), end)
         except UserError as error:
             raise UserError(f"tokenizer in {directory}: {error}") from error
 
@@ -141,14 +158,16 @@ class Tokenizer:
         """Write the two files, byte for byte, and the one by which ``transformers`` loads them."""
         for name, text in self.files.items():
             (directory / name).write_bytes(text.encode())
-        config = {
+        config: dict[str, Any] = {
             "tokenizer_class": "GPT2Tokenizer",
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
-            "bos_token": END_OF_TEXT,
-            "eos_token": END_OF_TEXT,
-            "unk_token": END_OF_TEXT,
+            **self.roles,
         }
+        if self._finder:
+            config["added_tokens_decoder"] = {
+                str(token_id): token.model_dump() for token_id, token in sorted(self.added.items())
+            }
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
@@ -159,7 +178,15 @@ class Tokenizer:
         """
         # tiktoken would put U+FFFD in its place without a word.
         _refuse_surrogates(text)
-        return self._encoding.encode_ordinary(text)
+        return self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        if self._finder is None:
+            return self._encoding.encode_ordinary(text)
+        ids: list[int] = []
+        for part in self._finder.split(text):
+            ids += [part] if isinstance(part, int) else self._encoding.encode_ordinary(part)
+        return ids
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.uint32]:
         """Token ids of all ``texts`` in one row, each led in by ``<|endoftext|>``.
@@ -173,23 +200,19 @@ class Tokenizer:
         for text in texts:
             _refuse_surrogates(text)
         joined = END_OF_TEXT.join(["", *texts])
-        if joined.count(END_OF_TEXT) == len(texts):
+        plain = self._finder is None and self.roles["eos_token"] == END_OF_TEXT
+        if plain and joined.count(END_OF_TEXT) == len(texts):
             return self._encoding.encode_to_numpy(
                 joined, allowed_special={END_OF_TEXT}, disallowed_special=()
             )
-        # It stands in a text too, as text like any other.
-        rows = [[self.end_of_text, *self._encoding.encode_ordinary(text)] for text in texts]
+        # It stands in a text too, as text like any other; or there are tokens to be found.
+        rows = [[self.end_of_text, *self._ids(text)] for text in texts]
         return np.array([token for row in rows for token in row], np.uint32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
-        return self._encoding.decode(ids)
-
-    def bytes_of(self, token: int) -> bytes:
-        """What an id stands for; U+FFFD if it is not in the vocabulary (some models have more
-        embeddings)."""
-        known = token < self.n_vocab
-        return self._encoding.decode_single_token_bytes(token) if known else "\ufffd".encode()
+        """Text of token ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD, and so
+        does an id that is not in the vocabulary (some models have more embeddings)."""
+        return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """`decode` in pieces, as the ids come; a character is given when its last byte is there."""
@@ -199,6 +222,12 @@ class Tokenizer:
                 yield text
         if text := decoder.decode(b"", final=True):
             yield text
+
+    def bytes_of(self, token: int) -> bytes:
+        if token in self._others:
+            return self._others[token]
+        known = token < self.n_vocab
+        return self._encoding.decode_single_token_bytes(token) if known else "\ufffd".encode()
 
 
 def _refuse_surrogates(text: str) -> None:
@@ -238,24 +267,75 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             len(tokens),
             vocab_size,
         )
-    return Tokenizer(*_as_files({token: rank for rank, token in enumerate(tokens)}, merges))
+    return Tokenizer(*as_files({token: rank for rank, token in enumerate(tokens)}, merges))
 
 
-def _as_files(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> tuple[str, str]:
-    """The texts of ``vocab.json`` and ``merges.txt``."""
-    lines = "".join(f"{left} {right}\n" for left, right in merges)
-    return json.dumps(vocab), f"#version: 0.2\n{lines}"
+def _ranks(
+    ids: Mapping[str, int], merges: Sequence[tuple[str, str]], added: set[str]
+) -> dict[bytes, int]:
+    """The ids of the bytes and of all that is merged from them: the lower, the earlier merged.
+
+    Raises:
+        UserError: the two do not belong together.
+    """
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise UserError(f"the ids of {VOCAB} and of added tokens are not 0 to n - 1, each once")
+    tokens = _tokens(merges)[:-1]
+    if missing := [token for token in tokens if token not in ids]:
+        raise UserError(
+            f"{VOCAB}: {_some(missing)}: not there, but each of the 256 bytes and all that "
+            f"{MERGES} merges must be"
+        )
+    # A trainer puts special tokens first. If nobody says that they are, they are never found.
+    first = min(ids[byte] for byte in BYTES)
+    beside = ids.keys() - set(tokens) - added - {END_OF_TEXT}
+    if beside := {token for token in beside if ids[token] > first}:
+        raise UserError(
+            f"{VOCAB}: {_some(sorted(beside))}: neither merged by {MERGES}, nor an added token. "
+            "Use the files of one tokenizer, unchanged"
+        )
+    for earlier, later in itertools.pairwise(tokens[len(BYTES) :]):
+        if ids[earlier] > ids[later]:
+            raise UserError(
+                f"{VOCAB}: the ids of {earlier!r} and {later!r}, {ids[earlier]} and {ids[later]}, "
+                f"are not in the order of {MERGES}"
+            )
+    return {bytes(BYTES[char] for char in token): ids[token] for token in tokens}
 
 
-def _split(whole: str) -> tuple[str, str]:
-    """The texts of ``vocab.json`` and ``merges.txt`` that a ``tokenizer.json`` holds."""
-    try:
-        model = json.loads(whole)["model"]
-        # Older versions write a pair as one text.
-        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-        return _as_files(model["vocab"], pairs)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{WHOLE}: not a byte pair encoding ({error!r})") from error
+def _some(tokens: Sequence[str]) -> str:
+    more = f" and {len(tokens) - 3:,} more" if len(tokens) > 3 else ""
+    return ", ".join(map(repr, tokens[:3])) + more
+
+
+def _end(ids: Mapping[str, int], special: Special, stated: int | None) -> int:
+    """The id of the token that ends a text."""
+    known = {END_OF_TEXT, *(token.content for token in special.added.values())}
+    if stated is not None and stated in {ids[token] for token in known if token in ids}:
+        return stated
+    name = special.roles["eos_token"] or END_OF_TEXT
+    if name not in ids:
+        raise UserError(f"no token ends a text: {VOCAB} has no {name!r}. Name one as eos_token")
+    return ids[name]
+
+
+def _content(ids: Mapping[str, int], wanted: int) -> str:
+    return next(token for token, token_id in ids.items() if token_id == wanted)
+
+
+def _fingerprint(
+    vocab: str,
+    merges: str,
+    special: Special,
+    beyond: Mapping[int, AddedToken],
+    roles: Mapping[str, str | None],
+) -> str:
+    """A sha256 of all that decides an id."""
+    content = f"{vocab}\0{merges}"
+    if beyond or roles["eos_token"] != END_OF_TEXT:
+        tokens = {token_id: token.model_dump() for token_id, token in special.added.items()}
+        content += "\0" + json.dumps([tokens, dict(roles)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _tokens(merges: Iterable[tuple[str, str]]) -> list[str]:
@@ -278,19 +358,3 @@ def _merges(text: str) -> list[tuple[str, str]]:
                     f"found {line!r}"
                 )
     return pairs
-
-
-def _vocabulary(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, too
-        raise UserError(f"{VOCAB}: not valid JSON ({error})") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except FileNotFoundError:
-        raise UserError(f"{path.name}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name}: not valid UTF-8 ({error})") from error

@@ -204,7 +204,7 @@ def loss_sum(
     features = (features_of or model.features)(batch.inputs, lengths=batch.lengths)  # B T C
     counted = batch.targets != IGNORE_INDEX
     return linear_cross_entropy(
-        features[counted], model.wte.weight, batch.targets[counted], chunk_loss=chunk_loss
+        features[counted], model.output_weight, batch.targets[counted], chunk_loss=chunk_loss
     )
 
 

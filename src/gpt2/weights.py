@@ -17,12 +17,19 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gpt2 import files
+from gpt2.config_file import read_config, stated_end
 from gpt2.errors import UserError
 from gpt2.model import GPT2, GPT2Config
-from gpt2.params import parse
-from gpt2.tokenizer import CONFIG, MERGES, VOCAB, Tokenizer
+from gpt2.tokenizer import Tokenizer
+from gpt2.tokenizer_files import CONFIG, MERGES, VOCAB
 
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""Which of several files holds which tensor, where one would be too large."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+PADDED_TO = 8
+"""A vocabulary that is filled up for faster products has a multiple of this: 50,304 for 50,257."""
+HEAD = "lm_head.weight"
 MASKED = -9e3
 """Old checkpoints hold the number that hides later tokens: -1e4 (-9984 in bfloat16), or less."""
 
@@ -36,11 +43,15 @@ def _is_conv1d(name: str, tensor: Tensor) -> bool:
     return tensor.dim() == 2 and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
 
 
-def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file as ours, each used once.
+def plain_names(tensors: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
+    """The parameters among the tensors of a checkpoint file, under our names, each used once.
 
     Takes the spellings of different ages: a ``transformer.`` prefix, the constant causal masks
     (``attn.bias``, ``attn.masked_bias``), and a separate ``lm_head.weight`` that equals ``wte``.
+
+    Args:
+        tensors: as they stand in the file.
+        tied: whether the output layer is ``wte``.
 
     Raises:
         UserError: lists the tensors that are there twice, are of another type than float32,
@@ -52,9 +63,9 @@ def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name in sorted(named)
         if {name, f"transformer.{name}"} <= tensors.keys()
     ]
-    head = named.pop("lm_head.weight", None)
+    head = named.pop(HEAD, None) if tied else None
     if head is not None and not _equal(head, named.get("wte.weight")):
-        problems.append("lm_head.weight: differs from wte.weight, but GPT-2 ties them")
+        problems.append(f"{HEAD}: differs from wte.weight, but tie_word_embeddings is true")
     positions = named.get("wpe.weight")
     places = len(positions) if positions is not None and positions.dim() else 0
     for name in [name for name in named if _is_mask_of_a_block(name, named)]:
@@ -67,7 +78,12 @@ def from_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ]
     if problems:
         raise UserError("not the weights of a GPT-2\n  " + "\n  ".join(problems))
-    return to_openai(named)
+    return named
+
+
+def from_openai(tensors: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file of OpenAI's orientation as ours; see `plain_names`."""
+    return to_openai(plain_names(tensors, tied))
 
 
 def _is_mask_of_a_block(name: str, named: Mapping[str, Tensor]) -> bool:
@@ -100,15 +116,18 @@ def save(
     """Write ``model`` and its tokenizer as a model directory; ``training``: where it came from."""
     config = model.config
     with files.new_directory(directory) as new:
+        # Beside an output layer of its own, `transformers` wants the prefix before all others.
+        prefix = "" if config.tie_word_embeddings else "transformer."
         state = {
-            name: t.detach().cpu().contiguous() for name, t in to_openai(model.state_dict()).items()
+            name if name == HEAD else f"{prefix}{name}": t.detach().cpu().contiguous()
+            for name, t in to_openai(model.state_dict()).items()
         }
-        save_file(state, new / "model.safetensors", metadata={"format": "pt"})
+        save_file(state, new / WEIGHTS, metadata={"format": "pt"})
         ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
         hugging_face = {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
-            "activation_function": "gelu_new",
+            "activation_function": "gelu_new" if config.gelu == "tanh" else "gelu",
             "vocab_size": config.vocab_size,
             "n_positions": config.context_length,
             "n_layer": config.n_layer,
@@ -119,9 +138,11 @@ def save(
             "resid_pdrop": config.dropout,
             "layer_norm_epsilon": 1e-5,
             "initializer_range": 0.02,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": config.tie_word_embeddings,
             **ends,
         }
+        if config.n_inner is not None:
+            hugging_face["n_inner"] = config.n_inner
         files.write_json(new / "config.json", hugging_face)
         write_generation_config(new, end_of_text)
         for name in (VOCAB, MERGES, CONFIG):
@@ -154,21 +175,87 @@ def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
                 "another model: finetune.base_model"
             )
     config = read_config(directory / "config.json", dropout)
-    path = directory / "model.safetensors"
+    tensors = read_tensors(directory)
     try:
-        tensors = from_openai(load_file(path))
+        ours = from_openai(tensors, config.tie_word_embeddings)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from error
+    return assembled(ours, config, f"{directory}: not the GPT-2 of its config.json")
+
+
+def assembled(tensors: Mapping[str, Tensor], config: GPT2Config, problem: str) -> GPT2:
+    """The model of these tensors, which are named and turned as ours; in float32.
+
+    Raises:
+        UserError: they are not exactly its parameters; ``problem`` leads the list.
+    """
+    _check_size(problem, tensors, config)
+    with torch.device("meta"), _NoInitialisation():
+        model = GPT2(config)
+    _check_names_and_shapes(problem, tensors, model.state_dict())
+    model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return model
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors of ``model.safetensors``, or of the files that its index names (shards).
+
+    Raises:
+        UserError: a file is missing or damaged, or the index and the files contradict each other.
+    """
+    if (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file():
+        return _read_safetensors(directory / WEIGHTS)
+    place = shards(directory / INDEX)
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(place.values())):
+        found = _read_safetensors(directory / name)
+        promised = {tensor for tensor, file in place.items() if file == name}
+        if found.keys() != promised:
+            wrong = ", ".join(sorted(found.keys() ^ promised)[:5])
+            raise UserError(
+                f"{directory / name}: its tensors are not those that {INDEX} says it has: {wrong}"
+            )
+        tensors |= found
+    return tensors
+
+
+def shards(index: Path) -> dict[str, str]:
+    """The file of each tensor, a name in the directory of ``index``.
+
+    Raises:
+        UserError: the index is damaged, or leads out of its directory.
+    """
+    values = files.read_json(index)
+    place = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(place, dict) or not place:
+        raise UserError(f"{index}: no table 'weight_map' of tensors and their files")
+    for tensor, name in place.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
+            raise UserError(
+                f"{index}: weight_map.{tensor}: not a safetensors file beside it: {name!r}"
+            )
+    return place
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Weights are read from safetensors only") from None
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error})") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    _check_size(path, tensors, config)
-    with torch.device("meta"), _NoInitialisation():
-        model = GPT2(config)
-    _check_names_and_shapes(path, tensors, model.state_dict())
-    model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return model
+
+
+def copy_whole(source: Path, directory: Path) -> None:
+    """Write the weights in ``source`` into ``directory``, in one file; a single one byte for byte.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    if (source / WEIGHTS).is_file():
+        shutil.copyfile(source / WEIGHTS, directory / WEIGHTS)
+    else:
+        save_file(read_tensors(source), directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_tokenizer(directory: Path, model: GPT2) -> Tokenizer:
@@ -177,7 +264,7 @@ def load_tokenizer(directory: Path, model: GPT2) -> Tokenizer:
     Raises:
         UserError: its files are damaged, or it is not the one that the model was trained with.
     """
-    tokenizer = Tokenizer.load(directory)
+    tokenizer = Tokenizer.load(directory, stated_end(directory))
     if tokenizer.n_vocab > model.config.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.n_vocab:,} tokens, the model only "
@@ -192,6 +279,21 @@ def load_tokenizer(directory: Path, model: GPT2) -> Tokenizer:
             f"model was trained with ({str(trained_with)[:12]}). Use that one's files"
         )
     return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: GPT2, where: str) -> None:
+    """Refuse a tokenizer that has not all entries of the model, but for some that only fill it up.
+
+    Raises:
+        UserError: another number of entries.
+    """
+    found, wanted = tokenizer.n_vocab, model.config.vocab_size
+    if found != wanted and (found > wanted or wanted % PADDED_TO):
+        raise UserError(
+            f"{where}: the model has {wanted:,} tokens, its tokenizer {found:,}. Use the tokenizer "
+            f"that the model was trained with (more than it has are right where they only fill the "
+            f"vocabulary up, to a multiple of {PADDED_TO})"
+        )
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -211,31 +313,7 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def read_config(path: Path, dropout: float = 0.0) -> GPT2Config:
-    """The shape in a Hugging Face ``config.json``.
-
-    Raises:
-        UserError: a key is missing, or the model is a variation that GPT-2 itself is not.
-    """
-    values = files.read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected an object with the model's shape")
-    expected = {
-        "model_type": "gpt2",
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "scale_attn_by_inverse_layer_idx": False,
-    }
-    for key, value in expected.items():
-        if values.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {values[key]!r}, GPT-2's is {value!r}")
-    renamed = {"context_length": "n_positions"}
-    keys = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
-    shape = {key: values[renamed.get(key, key)] for key in keys if renamed.get(key, key) in values}
-    return parse(GPT2Config, {**shape, "dropout": dropout}, str(path))
-
-
-def _check_size(path: Path, tensors: Mapping[str, Tensor], config: GPT2Config) -> None:
+def _check_size(problem: str, tensors: Mapping[str, Tensor], config: GPT2Config) -> None:
     """Refuse a config that is larger than the file before a model is made of it.
 
     Raises:
@@ -253,11 +331,11 @@ def _check_size(path: Path, tensors: Mapping[str, Tensor], config: GPT2Config) -
     if layers < config.n_layer:
         problems.append(f"h: {layers} layers, expected {config.n_layer}")
     if problems:
-        raise UserError(f"{path}: not the GPT-2 of its config.json\n  " + "\n  ".join(problems))
+        raise UserError(f"{problem}\n  " + "\n  ".join(problems))
 
 
 def _check_names_and_shapes(
-    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    problem: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> None:
     problems = [f"{name}: missing" for name in sorted(set(wanted) - set(found))]
     problems += [f"{name}: unexpected" for name in sorted(set(found) - set(wanted))]
@@ -267,4 +345,4 @@ def _check_names_and_shapes(
         if found[name].shape != wanted[name].shape
     ]
     if problems:
-        raise UserError(f"{path}: not the GPT-2 of its config.json\n  " + "\n  ".join(problems))
+        raise UserError(f"{problem}\n  " + "\n  ".join(problems))

@@ -20,7 +20,8 @@ from gpt2 import files, weights
 from gpt2.errors import UserError
 from gpt2.params import load_yaml
 from gpt2.shards import Tokens, write_shards
-from gpt2.tokenizer import MERGES, VOCAB, WHOLE, Tokenizer, train_bpe
+from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.tokenizer_files import MERGES, VOCAB, WHOLE
 from scripts.deps import ROOT
 from tests.hugging_face import TEXT, write_checkpoint, write_newer_checkpoint
 

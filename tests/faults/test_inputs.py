@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 
 from gpt2.files import read_json, read_manifest
 from gpt2.instructions import load_records
-from gpt2.tokenizer import END_OF_TEXT, Tokenizer
+from gpt2.tokenizer import Tokenizer
+from gpt2.tokenizer_files import END_OF_TEXT
 from stages import download, tokenize
 from tests.file_server import serving
 

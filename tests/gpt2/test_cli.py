@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -119,6 +120,66 @@ def test_a_greedy_continuation_of_a_foreign_model_is_that_of_transformers(foreig
     ours = generate(foreign, "--prompt", text, "--max-new-tokens", 40)
     assert ours == peers_continuation(foreign, text, 40)
     assert ours
+
+
+def written_by_transformers(
+    smiling: Path, directory: Path, change: Callable[[GPT2Tokenizer], GPT2Tokenizer], **config: Any
+) -> Path:
+    """A model for a tokenizer that was changed after `smiling`'s."""
+    torch.manual_seed(4)
+    shard = config.pop("max_shard_size", "5GB")
+    tokenizer = change(AutoTokenizer.from_pretrained(smiling))
+    shape = {"vocab_size": len(tokenizer), "n_positions": 64, "n_layer": 2, "n_head": 2}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    peer = GPT2LMHeadModel(PeerConfig(**{**shape, "n_embd": 32, **ends, **config}))
+    for parameter in peer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    peer.save_pretrained(directory, max_shard_size=shard)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def with_markers(tokenizer: GPT2Tokenizer) -> GPT2Tokenizer:
+    markers = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": markers})
+    return tokenizer
+
+
+MODELS_OF_OTHERS: dict[str, tuple[Callable[[GPT2Tokenizer], GPT2Tokenizer], dict[str, Any]]] = {
+    "added tokens": (with_markers, {}),
+    "an end that is none": (with_markers, {"eos_token_id": 50256, "bos_token_id": 50256}),
+    "trained anew": (lambda t: t.train_new_from_iterator([ASKED] * 2, 320), {}),
+    "in shards": (lambda t: t, {"max_shard_size": "20KB"}),
+    "an output layer of its own": (lambda t: t, {"tie_word_embeddings": False}),
+    "another width": (lambda t: t, {"n_inner": 48}),
+    "exact GELU": (lambda t: t, {"activation_function": "gelu"}),
+    "filled up": (lambda t: t, {"vocab_size": 384}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS_OF_OTHERS)
+def test_models_of_others_are_continued_as_by_transformers(smiling, tmp_path, name):
+    change, config = MODELS_OF_OTHERS[name]
+    directory = written_by_transformers(smiling, tmp_path, change, **config)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    peer = GPT2LMHeadModel.from_pretrained(directory).eval()
+    text = "Smile[PAD] <|im_start|>It's 🙂"
+    ids = tokenizer(text, return_tensors="pt")
+    end = tokenizer.eos_token_id
+    out = peer.generate(
+        **ids, max_new_tokens=20, do_sample=False, pad_token_id=end, eos_token_id=end
+    )
+    new = out[0, ids["input_ids"].shape[1] :].tolist()
+    new = new[: new.index(end)] if end in new else new
+    known = "".join(tokenizer.decode([i]) if i < len(tokenizer) else "\ufffd" for i in new)
+    ours = generate(directory, "--prompt", text, "--max-new-tokens", 20)
+    assert ours.count("\ufffd") >= sum(i >= len(tokenizer) for i in new)
+    assert ours == tokenizer.decode(new) or "\ufffd" in known
+    for quantization in ("f32", "q8_0"):
+        output = tmp_path / "model.gguf"
+        options = ["--to", "gguf", "--quantization", quantization, "--no-modelfile"]
+        result = run("export", "--model", directory, "--output", output, *options)
+        assert result.exit_code == (1 if name == "exact GELU" else 0), result.stderr
 
 
 def test_the_same_seed_gives_the_same_text(foreign):

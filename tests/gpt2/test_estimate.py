@@ -24,6 +24,9 @@ FLOAT32, BFLOAT16 = Runtime(CPU, torch.float32), Runtime(CPU, torch.bfloat16)
 # The vocabulary is a multiple of `loss.ALIGNMENT`: what fills others up is not counted.
 SMALL = GPT2Config(context_length=64, n_layer=2, n_head=2, n_embd=32, vocab_size=320)
 
+OTHERS = SMALL.model_copy(update={"n_inner": 48, "tie_word_embeddings": False})
+"""What only models of others have."""
+
 
 def params(**values: object) -> TrainParams:
     return TrainParams(**{"batch_size": 4, "lr": 1e-3, **values})
@@ -35,6 +38,7 @@ def params(**values: object) -> TrainParams:
         SMALL,
         GPT2Config(context_length=256, n_layer=4, n_head=4, n_embd=256, vocab_size=4096),
         GPT2Config(context_length=8, n_layer=1, n_head=1, n_embd=1, vocab_size=301),
+        OTHERS,
     ],
 )
 def test_parameters_are_those_of_the_model(config: GPT2Config) -> None:
@@ -50,12 +54,13 @@ def test_parameters_are_those_of_the_releases() -> None:
         assert estimate.parameters(config) == release.parameters
 
 
+@pytest.mark.parametrize("config", [SMALL, OTHERS])
 @pytest.mark.parametrize(
     ("again", "optimizer"), [(False, "adamw"), (True, "adamw"), (False, "muon")]
 )
-def test_arithmetic_is_what_torch_counts(again: bool, optimizer: str) -> None:
+def test_arithmetic_is_what_torch_counts(config: GPT2Config, again: bool, optimizer: str) -> None:
     settings = params(activation_checkpointing=again, optimizer=optimizer)
-    model = GPT2(SMALL)
+    model = GPT2(config)
     if again:
         checkpoint_activations(model)
     optimizers = make_optimizers(model, settings)
@@ -67,8 +72,8 @@ def test_arithmetic_is_what_torch_counts(again: bool, optimizer: str) -> None:
         for one in optimizers:
             one.step()
     batches = Batches(steps=1, tokens=256, in_memory=256, length=64)
-    updates = muon_flops(SMALL, torch.float32) if optimizer == "muon" else 0
-    foretold = estimate.training_flops(SMALL, settings, batches) + updates
+    updates = muon_flops(config, torch.float32) if optimizer == "muon" else 0
+    foretold = estimate.training_flops(config, settings, batches) + updates
     assert foretold == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 

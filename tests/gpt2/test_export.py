@@ -22,8 +22,8 @@ import xllamacpp
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AddedToken, AutoTokenizer, GPT2LMHeadModel
 from transformers import GPT2Config as PeerConfig
-from transformers import GPT2LMHeadModel
 
 from gpt2 import weights
 from gpt2.device import Runtime
@@ -41,6 +41,7 @@ from gpt2.instructions import prompt
 from gpt2.model import GPT2, GPT2Config
 from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer, train_bpe
+from tests.hugging_face import write_model
 
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)
 CONTEXT, N_PROMPT, N_NEW = 48, 12, 20
@@ -263,6 +264,60 @@ def test_what_transformers_wrote_becomes_the_same_model_in_llamacpp(learned, tmp
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0, -1:].log_softmax(-1)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    "config", [{"n_inner": 48}, {"tie_word_embeddings": False}, {"vocab_size": 320}], ids=str
+)
+def test_variations_become_the_same_model_in_llamacpp(learned, tmp_path, config):
+    tokenizer = learned[0].tokenizer
+    theirs = write_model(tmp_path / "theirs", **{"vocab_size": tokenizer.n_vocab, **config})
+    tokenizer.save(tmp_path / "theirs")
+    export_gguf(tmp_path / "theirs", tmp_path / "model.gguf", "f32")
+    ids = tokenizer.encode("mean(data)")
+    peer = Peer(tmp_path / "model.gguf", n_ctx=20)
+    _, found = peer.complete(ids, 1, theirs.config.vocab_size)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0, -1:].log_softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.03)
+
+
+def test_added_tokens_are_those_of_llamacpp(learned, tmp_path):
+    directory = tmp_path / "theirs"
+    learned[0].tokenizer.save(tmp_path)
+    added = AutoTokenizer.from_pretrained(tmp_path)
+    added.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": ["<|im_end|>"]})
+    added.add_tokens(["data)"])
+    added.eos_token = "<|im_end|>"
+    write_model(directory, vocab_size=320, eos_token_id=added.eos_token_id)
+    added.save_pretrained(directory)
+    assert export_gguf(directory, tmp_path / "model.gguf") == "<|im_end|>"
+    peer = Peer(tmp_path / "model.gguf", n_ctx=20)
+    for text in ("mean(data)<|im_end|>[PAD] x", "[PAD", "data) data)"):
+        ids = peer.ask("tokenize", content=text, parse_special=True)["tokens"]
+        assert ids == added(text).input_ids
+        assert peer.ask("detokenize", tokens=ids)["content"] == text
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == added.eos_token_id
+    assert fields["tokenizer.ggml.tokens"].contents()[319] == "[PAD319]"
+
+
+@pytest.mark.parametrize(
+    ("config", "token", "message"),
+    [
+        ({"activation_function": "gelu"}, "x", "it computes GELU exactly"),
+        ({}, AddedToken("<mask>", lstrip=True), "'<mask>' minds what is beside it"),
+    ],
+)
+def test_what_llamacpp_computes_otherwise_is_refused(learned, tmp_path, config, token, message):
+    learned[0].tokenizer.save(tmp_path)
+    added = AutoTokenizer.from_pretrained(tmp_path)
+    added.add_tokens([token])
+    write_model(tmp_path / "theirs", vocab_size=len(added), **config)
+    added.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match=message):
+        export_gguf(tmp_path / "theirs", tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
 
 
 @pytest.fixture(scope="module")

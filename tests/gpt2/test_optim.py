@@ -33,13 +33,13 @@ def test_adamw_decays_matrices_and_embeddings_only():
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
-    model = GPT2(CONFIG)
+    model = GPT2(CONFIG.model_copy(update={"tie_word_embeddings": False}))
     adamw, muon = make_optimizers(model, OptimizerParams(optimizer="muon", lr=1e-3, muon_lr=0.05))
     [matrices] = names_by_group(muon, model)
     assert len(matrices) == 4 * CONFIG.n_layer
     assert all(name.startswith("h.") for name in matrices)
     rest = set.union(*names_by_group(adamw, model))
-    assert {"wte.weight", "wpe.weight", "ln_f.weight"} <= rest
+    assert {"wte.weight", "wpe.weight", "ln_f.weight", "lm_head.weight"} <= rest
     assert matrices | rest == {name for name, _ in model.named_parameters()}
     assert not matrices & rest
     set_lr([adamw, muon], 0.5)

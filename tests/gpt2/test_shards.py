@@ -24,7 +24,8 @@ from gpt2.shards import (
     window_starts,
     write_shards,
 )
-from gpt2.tokenizer import BYTES, END_OF_TEXT, Tokenizer, train_bpe
+from gpt2.tokenizer import BYTES, Tokenizer, train_bpe
+from gpt2.tokenizer_files import END_OF_TEXT
 
 TEXTS = [
     *(

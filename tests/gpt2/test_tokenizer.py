@@ -19,7 +19,8 @@ from tokenizers import models, pre_tokenizers
 
 from gpt2 import params
 from gpt2.errors import UserError
-from gpt2.tokenizer import END_OF_TEXT, Tokenizer, TokenizerParams, train_bpe
+from gpt2.tokenizer import Tokenizer, TokenizerParams, train_bpe
+from gpt2.tokenizer_files import END_OF_TEXT
 
 TEXTS = [
     text
@@ -180,10 +181,10 @@ def test_the_one_file_that_transformers_writes_is_the_same(
     assert ids_of(Tokenizer.load(tmp_path)) == ids_of(tokenizer)
     for text in ("{", "[]", "{}", '{"model": {"vocab": {}, "merges": [["a"]]}}'):
         whole.write_text(text, encoding="utf-8")
-        with pytest.raises(UserError, match=r"tokenizer\.json: not a byte pair encoding"):
+        with pytest.raises(UserError, match=r"tokenizer\.json: not "):
             Tokenizer.load(tmp_path)
     whole.write_text('{"model": {"vocab": {}, "merges": []}}', encoding="utf-8")
-    with pytest.raises(UserError, match="the ids in vocab"):
+    with pytest.raises(UserError, match=r"vocab\.json: '!', '\"', '#' and 253 more: not there"):
         Tokenizer.load(tmp_path)
 
 
@@ -215,11 +216,13 @@ def test_a_short_text_gives_a_small_vocabulary_and_a_warning(caplog) -> None:
         ("vocab.json", None, "vocab.json: no such file"),
         ("merges.txt", None, "merges.txt: no such file"),
         ("vocab.json", b"{", "vocab.json: not valid JSON"),
-        ("vocab.json", b'{"a": 0}', "the ids in vocab.json are not"),
+        ("vocab.json", b'{"a": 0}', "vocab.json: .!., .* and 995 more: not there"),
+        ("vocab.json", b'{"a": "0"}', "vocab.json: expected an object of tokens and their ids"),
+        ("vocab.json", b'{"a": 1000000000000}', "are not 0 to n - 1, each once"),
         ("merges.txt", b"#version: 0.2\na b c\n", "merges.txt, line 2: expected two tokens"),
         ("merges.txt", b"#version: 0.2\na \n", "merges.txt, line 2: expected two tokens"),
         ("merges.txt", "#version: 0.2\na 中\n".encode(), "merges.txt, line 2: expected two tokens"),
-        ("merges.txt", b"#version: 0.2\nh e\n", "the ids in vocab.json are not"),
+        ("merges.txt", b"#version: 0.2\nh e\n", "and 739 more: neither merged by merges.txt"),
         ("merges.txt", b"\xff\xfe", "merges.txt: not valid UTF-8"),
     ],
 )
@@ -244,7 +247,7 @@ def test_ids_in_another_order_than_the_merges_are_refused(
     tokens = list(vocab)
     vocab[tokens[300]], vocab[tokens[301]] = 301, 300
     (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    with pytest.raises(UserError, match=r"the ids in vocab\.json are not"):
+    with pytest.raises(UserError, match=r"301 and 300, are not in the order of merges\.txt"):
         Tokenizer.load(tmp_path)
 
 

@@ -1,21 +1,26 @@
 """Model directories against Hugging Face's own reader and writer."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from gpt2 import files, weights
+from gpt2 import config_file, files, weights
+from gpt2.batch import Batch
+from gpt2.config_file import read_config
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.generation import generate
 from gpt2.model import GPT2, GPT2Config
 from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.trainer import loss_sum
 from tests.hugging_face import TEXT, write_model
 
 
@@ -40,6 +45,7 @@ def saved(tokenizer, tmp_path) -> tuple[GPT2, Path]:
 
 
 def peers_checkpoint(directory: Path, **config: object) -> GPT2LMHeadModel:
+    directory.mkdir(exist_ok=True)
     peer = write_model(directory, **config)
     seal(directory)
     return peer
@@ -210,9 +216,13 @@ def test_anything_else_is_named_and_refused(tmp_path, change, expected):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"activation_function": "relu"}, "activation_function is 'relu', not GELU"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, GPT-2's is True"),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map is .*'x.Y'"),
     ],
 )
 def test_variations_that_are_not_gpt2_are_refused(tmp_path, config, expected):
@@ -221,11 +231,129 @@ def test_variations_that_are_not_gpt2_are_refused(tmp_path, config, expected):
         weights.load(tmp_path)
 
 
+VARIATIONS = [
+    {"n_inner": 24},
+    {"n_inner": 16, "tie_word_embeddings": False},
+    {"tie_word_embeddings": False},
+    *({"activation_function": name} for name in config_file.GELU),
+    {"activation_function": "gelu", "n_inner": 40, "tie_word_embeddings": False},
+    {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3, "use_cache": False},
+]
+
+
+@pytest.mark.parametrize("config", VARIATIONS, ids=str)
+def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(tmp_path, config):
+    peer = peers_checkpoint(tmp_path / "theirs", **config)
+    ours = weights.load(tmp_path / "theirs").eval()
+    ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(0))
+    theirs = peer(ids, labels=ids)
+    torch.testing.assert_close(ours(ids), theirs.logits, rtol=1e-5, atol=1e-5)
+    theirs.loss.backward()
+    targets = torch.full_like(ids, -100)
+    targets[:, :-1] = ids[:, 1:]
+    (loss_sum(ours, Batch(ids, targets)) / 38).backward()
+    gradients = weights.to_openai({name: p.grad for name, p in ours.named_parameters()})
+    expected = dict(peer.named_parameters())
+    assert len(gradients) == len(expected)
+    for name, gradient in gradients.items():
+        theirs_name = name if name in expected else f"transformer.{name}"
+        torch.testing.assert_close(
+            gradient, expected[theirs_name].grad, rtol=1e-4, atol=1e-5, msg=name
+        )
+
+    prompts = ids[:, :5]
+    continued = peer.generate(
+        prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=15
+    )
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    greedy = SamplingParams(max_new_tokens=15)
+    for row, tokens in enumerate(generate(ours, prompts.tolist(), greedy, 0, runtime)):
+        expected = [*continued[row, 5:].tolist(), *[0] * 15]  # 0 ends and pads a row
+        assert (tokens + [0] * 15)[:15] == expected[:15]
+
+
+@pytest.mark.parametrize("config", VARIATIONS, ids=str)
+def test_variations_survive_being_saved_here(tmp_path, tokenizer, config):
+    peer = peers_checkpoint(tmp_path / "theirs", vocab_size=300, **config)
+    ours = weights.load(tmp_path / "theirs")
+    weights.save(ours, tmp_path / "ours", tokenizer[1], tokenizer[0].end_of_text, {})
+    assert weights.load(tmp_path / "ours").config == ours.config
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    ids = torch.randint(90, (2, 20))
+    torch.testing.assert_close(again(ids).logits, peer(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_every_key_that_transformers_has_is_read_refused_or_known_to_change_nothing():
+    """If this fails, `transformers` has a new key: does another value of it change a logit?"""
+    config = transformers.GPT2Config()
+    names = {*config.to_dict(), *(field.name for field in dataclasses.fields(config))}
+    shape = {name for names in config_file.SHAPE.values() for name in names}
+    known = {*shape, "activation_function", *config_file.ONLY, *config_file.CHANGES_NOTHING}
+    assert names <= known
+    assert config.attribute_map.keys() <= shape
+
+
+def test_other_names_of_the_shape_are_those_of_transformers(tmp_path):
+    peers_checkpoint(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    for new, old in transformers.GPT2Config.attribute_map.items():
+        values[new] = values.pop(old)
+    path.write_text(json.dumps(values))
+    theirs, ours = transformers.GPT2Config.from_pretrained(tmp_path), read_config(path)
+    assert (ours.n_embd, ours.context_length) == (theirs.n_embd, theirs.n_positions) == (16, 20)
+    path.write_text(json.dumps({**values, "n_embd": 32}))
+    with pytest.raises(UserError, match="n_embd and hidden_size differ"):
+        read_config(path)
+
+
+def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
+    peer = write_model(tmp_path, shard="8KB")
+    index = json.loads((tmp_path / weights.INDEX).read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    ids = torch.randint(90, (2, 20))
+    ours = weights.load(tmp_path, foreign=True)
+    torch.testing.assert_close(ours(ids), peer(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda place: {}, "no table 'weight_map'"),
+        (
+            lambda place: dict.fromkeys(place, "../other.safetensors"),
+            "not a safetensors file beside",
+        ),
+        (lambda place: dict.fromkeys(place, "/etc/passwd"), "not a safetensors file beside it"),
+        (lambda place: dict.fromkeys(place, "gone.safetensors"), "gone.safetensors: no such file"),
+        (lambda place: dict([*place.items()][:-1]), "its tensors are not those that"),
+        (
+            lambda place: {**place, "more": next(iter(place.values()))},
+            "index.json says it has: more",
+        ),
+    ],
+)
+def test_an_index_that_is_not_that_of_its_shards_is_refused(tmp_path, change, expected):
+    write_model(tmp_path, shard="8KB")
+    path = tmp_path / weights.INDEX
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "weight_map": change(index["weight_map"])}))
+    with pytest.raises(UserError, match=expected):
+        weights.load(tmp_path, foreign=True)
+
+
+def test_an_untied_model_without_its_output_layer_is_refused(tmp_path):
+    peers_checkpoint(tmp_path, tie_word_embeddings=False)
+    rewrite(tmp_path, lambda t: {n: x for n, x in t.items() if n != "lm_head.weight"})
+    with pytest.raises(UserError, match=r"lm_head.weight: missing"):
+        weights.load(tmp_path)
+
+
 def test_a_config_without_a_shape_is_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "gpt2", "n_layer": 2}')
     with pytest.raises(UserError, match=r"config.json.n_head: missing"):
-        weights.read_config(path)
+        read_config(path)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path):

@@ -138,6 +138,85 @@ def test_a_checkpoint_on_this_machine_goes_through_whole(write: Any) -> None:
     refused("gpt2_weights.sha256: ", metrics["sha256"], "0" * 64, **OWN, sha256="0" * 64)
 
 
+def write_chat_checkpoint(directory: Path, **save: Any) -> GPT2LMHeadModel:
+    """With a token for padding and chat markers, one of which ends a text; the usual recipe."""
+    peer = write_checkpoint(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    markers = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": markers})
+    tokenizer.eos_token = "<|im_end|>"
+    peer.resize_token_embeddings(len(tokenizer))
+    torch.nn.init.normal_(peer.transformer.wte.weight, std=0.2)
+    peer.config.eos_token_id = peer.generation_config.eos_token_id = tokenizer.eos_token_id
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "model.safetensors"):
+        (directory / name).unlink()
+    tokenizer.save_pretrained(directory)
+    peer.save_pretrained(directory, **save)
+    return peer
+
+
+def check_chat(peer: GPT2LMHeadModel, directory: Path) -> None:
+    """Ids, logits and ends in our model directory are those that `transformers` has in its own."""
+    text = "<|im_start|>user\nHi [PAD]<|im_end|>\n"
+    theirs = AutoTokenizer.from_pretrained(directory)
+    model = weights.load(MODEL_DIRECTORY)
+    tokenizer = weights.load_tokenizer(MODEL_DIRECTORY, model)
+    ids = tokenizer.encode(text)
+    assert (
+        ids
+        == theirs(text).input_ids
+        == AutoTokenizer.from_pretrained(MODEL_DIRECTORY)(text).input_ids
+    )
+    assert tokenizer.end_of_text == theirs.convert_tokens_to_ids("<|im_end|>")
+    assert (
+        read_json(MODEL_DIRECTORY / "generation_config.json")["eos_token_id"] == theirs.eos_token_id
+    )
+    batch = torch.tensor([ids])
+    torch.testing.assert_close(model(batch), peer(batch).logits, rtol=1e-5, atol=1e-5)
+
+
+def check_after_finetuning(directory: Path) -> None:
+    """What `finetune` saves of a model has the tokenizer of its base, to us and to others."""
+    model = weights.load(MODEL_DIRECTORY)
+    tokenizer = weights.load_tokenizer(MODEL_DIRECTORY, model)
+    facts = {"tokenizer": tokenizer.fingerprint}
+    weights.save(model, directory, MODEL_DIRECTORY, tokenizer.end_of_text, facts)
+    again = weights.load_tokenizer(directory, weights.load(directory))
+    text = "<|im_start|>user [PAD]<|im_end|>"
+    ids = tokenizer.encode(text)
+    assert again.encode(text) == AutoTokenizer.from_pretrained(directory)(text).input_ids == ids
+    assert again.end_of_text == tokenizer.end_of_text == ids[-1]
+    ends = AutoModelForCausalLM.from_pretrained(directory).generation_config
+    assert ends.eos_token_id == ids[-1]
+
+
+def test_added_tokens_and_shards_on_this_machine_go_through_whole() -> None:
+    peer = write_chat_checkpoint(Path("own"), max_shard_size="20KB")
+    assert Path("own/model.safetensors.index.json").is_file()
+    result = run(**OWN)
+    assert result.exit_code == 0, result.output
+    check_chat(peer, Path("own"))
+    check_after_finetuning(Path("finetuned"))
+    assert {path.name for path in MODEL_DIRECTORY.iterdir()} == {
+        *("config.json", "generation_config.json", "manifest.json", "merges.txt"),
+        *("model.safetensors", "tokenizer_config.json", "training.json", "vocab.json"),
+    }
+
+
+def test_added_tokens_and_shards_of_the_hub_go_through_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = Path("served", REPOSITORY)
+    peer = write_chat_checkpoint(served, max_shard_size="20KB")
+    with hub(monkeypatch):
+        result = run(**HUB)
+    assert result.exit_code == 0, result.output
+    check_chat(peer, served)
+    assert not [*MODEL_DIRECTORY.glob("*-of-*"), *MODEL_DIRECTORY.glob("tokenizer.json")]
+    with hub(monkeypatch, stated=lambda self, path: "0" * 64):
+        refused("-of-", "expected " + "0" * 64, **HUB)
+
+
 def test_no_model_is_wanted() -> None:
     result = run(size="none", source="hub", repository=None, path=None, mirrors=[])
     assert result.exit_code == 0, result.output
@@ -248,7 +327,9 @@ def test_our_own_directory_is_checked_against_its_manifest() -> None:
 def test_the_tokenizer_must_be_the_models() -> None:
     write_checkpoint(Path("own"))
     write_model(Path("own"), vocab_size=301, n_positions=64)
-    refused("tokenizer has 300 entries, but its config.json says vocab_size 301", **OWN)
+    refused("gpt2_weights: the model has 301 tokens, its tokenizer 300", **OWN)
+    write_model(Path("own"), vocab_size=304, n_positions=64)  # filled up
+    assert run(**OWN).exit_code == 0
 
 
 def test_a_tensor_too_many_is_named() -> None:

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from gpt2.files import digest, new_directory, read_json, read_manifest
 from gpt2.shards import Tokens, write_shards
-from gpt2.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
+from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.tokenizer_files import END_OF_TEXT
 from stages.tokenize import (
     BATCH_CHARACTERS,
     TokenizeParams,

@@ -4,17 +4,24 @@ A file's address is ``{endpoint}/{repository}/resolve/{revision}/{file}``.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gpt2.errors import UserError
 from gpt2.sources import urls
-from gpt2.sources.urls import PATIENCE, Patience
+from gpt2.sources.urls import PATIENCE, AbsentError, Patience
 
 ENDPOINT = "https://huggingface.co"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""In place of the weights, where they are in several files."""
 VOCABULARY = ("vocab.json", "merges.txt")
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "added_tokens.json"),
+    *("special_tokens_map.json", "generation_config.json"),
+)
+"""What else may decide ids, or where a text ends; OpenAI's models have no need of it."""
 
 
 class Release(NamedTuple):
@@ -89,13 +96,15 @@ def stated_sha256(addresses: Sequence[str], revision: str, patience: Patience = 
     Raises:
         UserError: no place states one, or it states it for another revision.
     """
-    problems = []
+    problems, absent = [], True
     for address in addresses:
         try:
             answer = urls.headers(address, "X-Linked-Etag", patience)
         except UserError as error:
             problems.append(str(error))
+            absent = absent and isinstance(error, AbsentError)
             continue
+        absent = False
         digest = answer["X-Linked-Etag"].strip('"')
         found = answer.get("X-Repo-Commit", revision)
         if len(digest) == 64 and found == revision:
@@ -104,23 +113,25 @@ def stated_sha256(addresses: Sequence[str], revision: str, patience: Patience = 
             f"{urls.shown(address)}: states the digest {digest} of revision {found}; "
             f"a sha256 of revision {revision} was expected"
         )
-    raise UserError("\n  ".join(problems))
+    raise (AbsentError if absent else UserError)("\n  ".join(problems))
 
 
 def fetch(
     repository: str,
     revision: str,
-    digests: dict[str, str],
+    files: Sequence[str],
+    digests: Mapping[str, str],
     mirrors: Sequence[str],
     directory: Path,
     cache: Path,
     patience: Patience = PATIENCE,
 ) -> None:
-    """Write a repository's config, vocabulary and weights into ``directory``; nothing with pickle.
+    """Write files of a repository into ``directory``.
 
     Args:
         repository: ``owner/name``.
         revision: a commit of it.
+        files: their names.
         digests: sha256 of each file for which one is known.
         mirrors: other servers in the hub's layout, asked when the hub does not deliver.
         directory: where the files go.
@@ -128,10 +139,9 @@ def fetch(
         patience: with slow and failing servers.
 
     Raises:
-        UserError: a file could not be had, or is another one.
+        UserError: a file could not be had (`AbsentError`: there is none), or is another one.
     """
-    # The small ones first, so that a wrong repository shows at once.
-    for file in (CONFIG, *VOCABULARY, WEIGHTS):
+    for file in files:
         urls.download(
             places(repository, revision, file, mirrors),
             directory / file,

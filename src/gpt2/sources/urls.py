@@ -34,6 +34,7 @@ LARGEST = 16 * 2**30
 MARGIN = 64 * 2**20
 """Bytes of each disk that stay free."""
 MOST_REDIRECTS = 10
+ABSENT = (404, 410)
 WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
 
 Result = TypeVar("Result")
@@ -58,8 +59,17 @@ class Patience:
 PATIENCE = Patience()
 
 
+class AbsentError(UserError):
+    """The file is at none of its places: each says so itself."""
+
+
 class _GivenUpError(Exception):
     """This place does not give the file: try the next one."""
+
+    def __init__(self, reason: str, absent: bool = False) -> None:
+        super().__init__(reason)
+        self.absent = absent
+        """Whether it says that there is no such file."""
 
 
 class _BrokenError(Exception):
@@ -94,10 +104,11 @@ def download(
         the file's sha256.
 
     Raises:
-        UserError: no place gives the file, it is another one, or the disk is too full.
+        UserError: no place gives the file (`AbsentError`: none has it), it is another one, or the
+            disk is too full.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    problems = []
+    problems, absent = [], True
     for url in urls:
         part = _Part(url, cache, destination.parent, max_bytes, patience, sha256 is not None)
         try:
@@ -114,16 +125,17 @@ def download(
                 return actual
         except _GivenUpError as problem:
             problems.append(f"{shown(url)}: {problem}")
+            absent = absent and problem.absent
             if len(problems) < len(urls):
                 logger.warning("%s. Trying the next place", problems[-1])
-    raise UserError("\n  ".join(problems))
+    raise (AbsentError if absent else UserError)("\n  ".join(problems))
 
 
 def headers(url: str, wanted: str, patience: Patience = PATIENCE) -> Mapping[str, str]:
     """The headers of the first answer to HEAD, on the way from ``url``, that has ``wanted``.
 
     Raises:
-        UserError: there is no answer, or none has it.
+        UserError: there is no answer, or none has it (`AbsentError`: there is no such file).
     """
 
     def ask() -> Mapping[str, str]:
@@ -138,7 +150,8 @@ def headers(url: str, wanted: str, patience: Patience = PATIENCE) -> Mapping[str
     try:
         return _persist(ask, lambda: 0, url, patience)
     except _GivenUpError as problem:
-        raise UserError(f"{shown(url)}: {problem}") from problem
+        kind = AbsentError if problem.absent else UserError
+        raise kind(f"{shown(url)}: {problem}") from problem
 
 
 def shown(url: str) -> str:
@@ -397,7 +410,7 @@ def _check_status(response: requests.Response) -> None:
         return
     problem = f"could not be downloaded: it answers {code} {response.reason}"
     if code not in WORTH_ANOTHER_TRY:
-        raise _GivenUpError(problem)
+        raise _GivenUpError(problem, absent=code in ABSENT)
     wait = _seconds(response.headers.get("Retry-After", ""))
     raise _BrokenError(problem + (f", and asks to wait {wait:.0f} s" if wait else ""), wait)
 

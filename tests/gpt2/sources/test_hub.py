@@ -11,7 +11,7 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.model import GPT2, GPT2Config
 from gpt2.sources.hub import RELEASES, fetch, places, stated_sha256
-from gpt2.sources.urls import Patience
+from gpt2.sources.urls import AbsentError, Patience
 from gpt2.weights import to_openai
 from tests.file_server import HubHandler, RangeHandler, recording, serving
 
@@ -66,14 +66,16 @@ def test_the_hub_comes_first_then_the_mirrors(monkeypatch: pytest.MonkeyPatch) -
     assert places("a/b", REVISION, "config.json", []) == [f"http://127.0.0.1:80/hub/{tail}"]
 
 
-def test_four_files_are_fetched_and_no_pickle(
+def test_files_are_fetched_in_their_order_and_no_others(
     served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = hub()
     with serving(served, handler) as server:
         monkeypatch.setenv("HF_ENDPOINT", server)
         digests = {name: files.sha256(served / REPOSITORY / name) for name in NAMES[1:]}
-        fetch(REPOSITORY, REVISION, digests, [], tmp_path / "model", tmp_path / "cache", ONCE)
+        fetch(
+            REPOSITORY, REVISION, NAMES, digests, [], tmp_path / "model", tmp_path / "cache", ONCE
+        )
     assert {path.name: path.read_text() for path in (tmp_path / "model").iterdir()} == {
         name: f"This is {name}." for name in NAMES
     }
@@ -89,8 +91,28 @@ def test_a_missing_small_file_shows_before_the_large_one(
     with serving(served, handler) as server:
         monkeypatch.setenv("HF_ENDPOINT", server)
         with pytest.raises(UserError, match=r"merges.txt: could not be .* 404"):
-            fetch(REPOSITORY, REVISION, {}, [], tmp_path / "model", tmp_path / "cache", ONCE)
+            fetch(REPOSITORY, REVISION, NAMES, {}, [], tmp_path / "model", tmp_path / "cache", ONCE)
     assert not any(path.endswith(".safetensors") for _, path, _ in handler.requests)
+
+
+def test_what_no_place_has_is_absent_and_not_broken(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(name: str, *mirrors: str) -> None:
+        digests: dict[str, str] = {}
+        place = (tmp_path / "model", tmp_path / "cache", ONCE)
+        fetch(REPOSITORY, REVISION, [name], digests, mirrors, *place)
+
+    with serving(served, hub()) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server)
+        with pytest.raises(AbsentError):
+            get("tokenizer.json")
+        with pytest.raises(AbsentError):
+            address = places(REPOSITORY, REVISION, "other.safetensors", [])
+            stated_sha256(address, REVISION, ONCE)
+        with pytest.raises(UserError) as caught:
+            get("tokenizer.json", "http://127.0.0.1:9")  # it may be there
+    assert not isinstance(caught.value, AbsentError)
 
 
 def test_a_mirror_steps_in_for_each_file_that_the_hub_lacks(
@@ -100,7 +122,9 @@ def test_a_mirror_steps_in_for_each_file_that_the_hub_lacks(
     empty.mkdir()
     with serving(empty, hub()) as first, serving(served, hub()) as second:
         monkeypatch.setenv("HF_ENDPOINT", first)
-        fetch(REPOSITORY, REVISION, {}, [second], tmp_path / "model", tmp_path / "cache", ONCE)
+        fetch(
+            REPOSITORY, REVISION, NAMES, {}, [second], tmp_path / "model", tmp_path / "cache", ONCE
+        )
     assert len(list((tmp_path / "model").iterdir())) == 4
 
 
