@@ -7,8 +7,13 @@ import codecs
 import hashlib
 import json
 import logging
+import re
+import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +25,7 @@ from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyp
 
 from gpt2.errors import UserError
 from gpt2.params import Params
+from gpt2.progress import PLAIN_INTERVAL
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,14 @@ MERGES = "merges.txt"
 CONFIG = "tokenizer_config.json"
 WHOLE = "tokenizer.json"
 """Both in one file of the `tokenizers` library; newer versions of `transformers` write no other."""
+
+
+LONGEST_WORD = 504
+"""Bytes that training takes for one word at most, whole characters of 1 to 4 bytes among them: its
+time grows with the square of a word's length."""
+MANY_SPACES = 500_000
+_MANY_SPACES = re.compile(rf"(?<![^\S\x1c-\x1f])[^\S\x1c-\x1f]{{{MANY_SPACES},}}")
+"""A run of what the pattern of words calls white space: twice as long, tiktoken fails at it."""
 
 
 class Gpt2TokenizerParams(Params):
@@ -151,7 +165,8 @@ class Tokenizer:
         """
         # tiktoken would put U+FFFD in its place without a word.
         _refuse_surrogates(text)
-        return self._encoding.encode_ordinary(text)
+        rows = [self._encoding.encode_ordinary(part) for part in _parts(text)]
+        return rows[0] if len(rows) == 1 else [token for row in rows for token in row]
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.uint32]:
         """Token ids of all ``texts`` in one row, each led in by ``<|endoftext|>``.
@@ -165,12 +180,13 @@ class Tokenizer:
         for text in texts:
             _refuse_surrogates(text)
         joined = END_OF_TEXT.join(["", *texts])
-        if joined.count(END_OF_TEXT) == len(texts):
+        whole = all(len(_parts(text)) == 1 for text in texts)
+        if whole and joined.count(END_OF_TEXT) == len(texts):
             return self._encoding.encode_to_numpy(
                 joined, allowed_special={END_OF_TEXT}, disallowed_special=()
             )
-        # It stands in a text too, as text like any other.
-        rows = [[self.end_of_text, *self._encoding.encode_ordinary(text)] for text in texts]
+        # It stands in a text too, as text like any other, or a text is encoded in parts.
+        rows = [[self.end_of_text, *self.encode(text)] for text in texts]
         return np.array([token for row in rows for token in row], np.uint32)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -207,19 +223,34 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn byte pair merges from ``texts``: up to ``vocab_size`` entries, or all repeated pairs.
 
     The result depends on the words in ``texts`` and their counts alone, not on order or threads.
+    Parts of `LONGEST_WORD` of a longer word count as words; encoding cuts none.
     """
     from tokenizers import Tokenizer as Trainee
     from tokenizers import models, pre_tokenizers, trainers
 
     trainee = Trainee(models.BPE())
-    trainee.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainee.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.FixedLength(LONGEST_WORD),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,  # <|endoftext|> is the last one
         min_frequency=2,
         initial_alphabet=list(BYTES),
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
-    trainee.train_from_iterator(texts, trainer)
+    # A thread that may be left behind, for the trainer looks at no signal. All texts are read
+    # before: a thread that ends in Python code called from Rust would take the process down.
+    with ThreadPool(1) as pool:
+        training = pool.apply_async(trainee.train_from_iterator, (list(texts), trainer))
+        began = time.monotonic()
+        while not training.ready():
+            training.wait(PLAIN_INTERVAL)
+            if not (training.ready() or trainer.show_progress):
+                logger.info("learning the vocabulary: %.0f s so far", time.monotonic() - began)
+        training.get()
     merges = json.loads(trainee.to_str())["model"]["merges"]
     tokens = _tokens([(left, right) for left, right in merges])
     if len(tokens) < vocab_size:
@@ -247,6 +278,16 @@ def _split(whole: str) -> tuple[str, str]:
         return _as_files(model["vocab"], pairs)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{WHOLE}: not a byte pair encoding ({error!r})") from error
+
+
+def _parts(text: str) -> list[str]:
+    """``text``, cut before the last of very many spaces; no word of the pattern goes across.
+
+    Such a run is a word without its last space, which belongs to what follows.
+    """
+    runs = _MANY_SPACES.finditer(text) if len(text) > MANY_SPACES else ()
+    cuts = [run.end() - 1 for run in runs if run.end() < len(text)]
+    return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
 
 
 def _tokens(merges: Iterable[tuple[str, str]]) -> list[str]:
