@@ -21,9 +21,10 @@ SCHEMES: dict[Socks, tuple[str, ...]] = {
 
 
 def proxy_for(url: str, socks: Socks) -> str | None:
-    """The proxy to ask for ``url``, by ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``.
+    """The proxy that the environment names for ``url``; None: ask it directly.
 
-    None: straight to the server, as always on this machine, which no proxy elsewhere can reach.
+    So it is always on this machine, which no proxy elsewhere can reach. Else the variables hold
+    that requests and curl know: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``.
 
     Raises:
         UserError: it is no address, or a SOCKS proxy and the package ``socks`` is not installed.
@@ -32,7 +33,7 @@ def proxy_for(url: str, socks: Socks) -> str | None:
     if not proxy:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
-    name = f"the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, {_shown(proxy)}"
+    name = f"the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, {shown(proxy)}"
     remedy = f"Or name {urlsplit(url).hostname} in NO_PROXY, to ask it without a proxy"
     scheme = proxy.partition("://")[0].lower()
     if not _is_address(proxy) or scheme not in ("http", "https", *SCHEMES[socks]):
@@ -43,6 +44,12 @@ def proxy_for(url: str, socks: Socks) -> str | None:
             f"Run: python -m pip install {socks}. {remedy}"
         )
     return proxy
+
+
+def shown(proxy: str) -> str:
+    """Its address without a user and password."""
+    scheme, _, rest = proxy.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def on_this_machine(url: str) -> bool:
@@ -57,19 +64,13 @@ def on_this_machine(url: str) -> bool:
 
 
 def seconds_to_wait(retry_after: str) -> float:
-    """Of the header ``Retry-After``: seconds or a date; 0 if it gives neither, or one that is past."""
+    """Of the header ``Retry-After``, seconds or a date; 0 if it is neither, or the date is past."""
     if re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after.strip(), re.ASCII):
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, OverflowError):
         return 0.0
-
-
-def _shown(proxy: str) -> str:
-    """Without a user and password."""
-    scheme, _, rest = proxy.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _is_address(url: str) -> bool:
