@@ -65,7 +65,7 @@ def on_this_machine(url: str) -> bool:
 
 def seconds_to_wait(retry_after: str) -> float:
     """Of the header ``Retry-After``, seconds or a date; 0 if it is neither, or the date is past."""
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", retry_after.strip(), re.ASCII):
+    if re.fullmatch(r"\d+(\.\d+)?", retry_after.strip(), re.ASCII):
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
