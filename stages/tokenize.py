@@ -5,8 +5,8 @@ import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -234,15 +234,16 @@ def encode(
 
     Each split keeps its order, whatever the number of threads, and only a few rows are at work.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        at_work: deque[tuple[str, Future[NDArray[Any]]]] = deque()
+    # Not an executor: its threads would finish all that is at work before Ctrl-C takes effect.
+    with ThreadPool(workers) as pool:
+        at_work: deque[tuple[str, AsyncResult[NDArray[Any]]]] = deque()
         for split, texts in batches(pieces):
-            at_work.append((split, pool.submit(tokenizer.encode_documents, texts)))
+            at_work.append((split, pool.apply_async(tokenizer.encode_documents, (texts,))))
             if len(at_work) > 2 * workers:
                 split, row = at_work.popleft()
-                yield split, row.result()
+                yield split, row.get()
         for split, row in at_work:
-            yield split, row.result()
+            yield split, row.get()
 
 
 def batches(pieces: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:

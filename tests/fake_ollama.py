@@ -28,8 +28,11 @@ REPLIES = {
     "empty": "",
     "schema": '{"grade": 5}',
     "spaced": '{\n\n \t "score"\n :  \n\t 100 \n\n}\n',
+    "fenced": '```json\n{"score": 90}\n```',
+    "reasoned": "<think>Equal.</think>80.0",
+    "unfinished": "<think>Equal, so 100",
 }
-"""Faults in what the model says."""
+"""Faults in what the model says, and forms of a score that are none."""
 FAULTS = (
     *("missing", "busy", "crash", "hang", "die", "cut", "error_in_200", "garbage", "old"),
     *REPLIES,

@@ -19,7 +19,7 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 # From the bottom up. A module imports only from lower levels; the modules of a package are one.
 LEVELS = (
     {"errors"},
-    {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"},
+    {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor", "web"},
     {"tracking", "device", "attention", "added_tokens"},
     {"tokenizer_files", "sources", "model"},
     {"tokenizer", "config_file", "optim", "loss", "text_metrics", "flops"},

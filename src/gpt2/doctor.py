@@ -292,11 +292,15 @@ def address(url: str) -> Check:
     remedy = "Check the network, the address in the parameters, and HF_ENDPOINT"
     try:
         shown = urls.shown(url)
-        answer = requests.head(url, timeout=NETWORK_SECONDS, allow_redirects=True)
+        answer = requests.head(
+            url, timeout=NETWORK_SECONDS, allow_redirects=True, proxies=urls.proxies(url)
+        )
     except requests.RequestException as error:
         return Check(name, False, f"{shown}: {type(error).__name__}", remedy)
     except ValueError as error:
         return Check(name, False, f"no address ({error})", remedy)
+    except UserError as error:
+        return Check(name, False, shown, str(error))
     finding = f"{shown}: status {answer.status_code}"
     return Check(name, answer.status_code < 400 or answer.status_code == 405, finding, remedy)
 

@@ -1,11 +1,24 @@
 """How close texts are to their references, and the trivial answers that a model has to beat.
 
 chrF: Popović 2015 (sacrebleu's defaults: characters 1 to 6, no words, beta 2). ROUGE-L: Lin 2004.
-All scores are percentages, 0 to 100.
+All scores are percentages, 0 to 100, of texts in any script; "é" is the same as "e" with an accent
+(NFC).
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import regex  # type: ignore[import-untyped]
+
+# Written without spaces between words. LB=SA: Thai, Lao, Khmer, Burmese and their neighbours.
+_SPACELESS = (
+    r"[[\p{Han}\p{scx=Hira}\p{scx=Kana}\p{Bopo}\p{Yi}\p{Java}\p{Bali}\p{LB=SA}]&&[\p{L}\p{N}]]"
+)
+# Words of letters and digits, their marks and joiners included; \X is a character with its marks.
+_WORDS = rf"(?V1)(?={_SPACELESS})\X|(?:[[\p{{L}}\p{{N}}]--{_SPACELESS}][\p{{M}}\u200c\u200d]*)+"
+_WORDS_AND_SIGNS = rf"{_WORDS}|(?=\S)\X"
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
@@ -26,7 +39,8 @@ def chrf(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     from sacrebleu.metrics.chrf import CHRF
 
     _check_pairs(references, hypotheses)
-    return float(CHRF().corpus_score(list(hypotheses), [list(references)]).score)
+    score = CHRF().corpus_score([*map(_composed, hypotheses)], [[*map(_composed, references)]])
+    return float(score.score)
 
 
 def sentence_chrf(references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
@@ -36,29 +50,45 @@ def sentence_chrf(references: Sequence[str], hypotheses: Sequence[str]) -> list[
     _check_pairs(references, hypotheses)
     metric = CHRF()
     return [
-        float(metric.sentence_score(hypothesis, [reference]).score)
+        float(metric.sentence_score(_composed(hypothesis), [_composed(reference)]).score)
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
 
 
 def rouge_l(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Mean F-measure of the longest common subsequence of words (lower-case ``[a-z0-9]+``)."""
+    """Mean F-measure of the longest common subsequence of words, whatever their case.
+
+    On English it is rouge_score's, whose words are ``[a-z0-9]+`` and which finds none elsewhere.
+    Here a word may be of any letters and digits; of a script without spaces each character is one.
+    Signs count only where the reference has no word (``{ } ;``). An empty reference scores 0.
+    """
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     _check_pairs(references, hypotheses)
-    scorer = RougeScorer(["rougeL"])
-    total = sum(
-        scorer.score(reference, hypothesis)["rougeL"].fmeasure
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    )
+    words, signs = _Tokenizer(_WORDS), _Tokenizer(_WORDS_AND_SIGNS)
+    of_words, of_signs = (RougeScorer(["rougeL"], tokenizer=kind) for kind in (words, signs))
+    total = 0.0
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        scorer = of_words if words.tokenize(reference) else of_signs
+        total += scorer.score(reference, hypothesis)["rougeL"].fmeasure
     return float(100 * total / len(references))
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """Text to tokens, as rouge_score asks for them."""
+
+    pattern: str
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(regex.findall(self.pattern, _composed(text).casefold()))
 
 
 def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Percentage of equal pairs, space at both ends aside; case and inner space count."""
     _check_pairs(references, hypotheses)
     equal = sum(
-        reference.strip() == hypothesis.strip()
+        _composed(reference).strip() == _composed(hypothesis).strip()
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     )
     return 100 * equal / len(references)
@@ -70,8 +100,12 @@ def most_frequent(answers: Sequence[str]) -> str:
     Raises:
         ValueError: no answers.
     """
-    counts = Counter(answers)
+    counts = Counter(map(_composed, answers))
     return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _check_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> None:

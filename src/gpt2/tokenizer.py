@@ -8,8 +8,13 @@ import hashlib
 import itertools
 import json
 import logging
+import re
+import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +28,18 @@ from gpt2 import tokenizer_files
 from gpt2.added_tokens import AddedToken, AddedTokens
 from gpt2.errors import UserError
 from gpt2.params import Params
+from gpt2.progress import PLAIN_INTERVAL
 from gpt2.tokenizer_files import CONFIG, END_OF_TEXT, MERGES, VOCAB, Special, as_files
 
 logger = logging.getLogger(__name__)
+
+
+LONGEST_WORD = 504
+"""Bytes that training takes for one word at most, whole characters of 1 to 4 bytes among them: its
+time grows with the square of a word's length."""
+MANY_SPACES = 500_000
+_MANY_SPACES = re.compile(rf"(?<![^\S\x1c-\x1f])[^\S\x1c-\x1f]{{{MANY_SPACES},}}")
+"""A run of what the pattern of words calls white space: twice as long, tiktoken fails at it."""
 
 
 class Gpt2TokenizerParams(Params):
@@ -181,12 +195,13 @@ class Tokenizer:
         return self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
-        if self._finder is None:
-            return self._encoding.encode_ordinary(text)
-        ids: list[int] = []
-        for part in self._finder.split(text):
-            ids += [part] if isinstance(part, int) else self._encoding.encode_ordinary(part)
-        return ids
+        found = [text] if self._finder is None else self._finder.split(text)
+        rows = [
+            [part] if isinstance(part, int) else self._encoding.encode_ordinary(part)
+            for piece in found
+            for part in ([piece] if isinstance(piece, int) else _parts(piece))
+        ]
+        return rows[0] if len(rows) == 1 else [token for row in rows for token in row]
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.uint32]:
         """Token ids of all ``texts`` in one row, each led in by ``<|endoftext|>``.
@@ -201,11 +216,12 @@ class Tokenizer:
             _refuse_surrogates(text)
         joined = END_OF_TEXT.join(["", *texts])
         plain = self._finder is None and self.roles["eos_token"] == END_OF_TEXT
-        if plain and joined.count(END_OF_TEXT) == len(texts):
+        whole = plain and all(len(_parts(text)) == 1 for text in texts)
+        if whole and joined.count(END_OF_TEXT) == len(texts):
             return self._encoding.encode_to_numpy(
                 joined, allowed_special={END_OF_TEXT}, disallowed_special=()
             )
-        # It stands in a text too, as text like any other; or there are tokens to be found.
+        # It stands in a text too, as text like any other; or there are tokens to be found, or parts.
         rows = [[self.end_of_text, *self._ids(text)] for text in texts]
         return np.array([token for row in rows for token in row], np.uint32)
 
@@ -245,19 +261,34 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learn byte pair merges from ``texts``: up to ``vocab_size`` entries, or all repeated pairs.
 
     The result depends on the words in ``texts`` and their counts alone, not on order or threads.
+    Parts of `LONGEST_WORD` of a longer word count as words; encoding cuts none.
     """
     from tokenizers import Tokenizer as Trainee
     from tokenizers import models, pre_tokenizers, trainers
 
     trainee = Trainee(models.BPE())
-    trainee.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainee.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.FixedLength(LONGEST_WORD),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,  # <|endoftext|> is the last one
         min_frequency=2,
         initial_alphabet=list(BYTES),
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
-    trainee.train_from_iterator(texts, trainer)
+    # A thread that may be left behind, for the trainer looks at no signal. All texts are read
+    # before: a thread that ends in Python code called from Rust would take the process down.
+    with ThreadPool(1) as pool:
+        training = pool.apply_async(trainee.train_from_iterator, (list(texts), trainer))
+        began = time.monotonic()
+        while not training.ready():
+            training.wait(PLAIN_INTERVAL)
+            if not (training.ready() or trainer.show_progress):
+                logger.info("learning the vocabulary: %.0f s so far", time.monotonic() - began)
+        training.get()
     merges = json.loads(trainee.to_str())["model"]["merges"]
     tokens = _tokens([(left, right) for left, right in merges])
     if len(tokens) < vocab_size:
@@ -336,6 +367,16 @@ def _fingerprint(
         tokens = {token_id: token.model_dump() for token_id, token in special.added.items()}
         content += "\0" + json.dumps([tokens, dict(roles)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _parts(text: str) -> list[str]:
+    """``text``, cut before the last of very many spaces; no word of the pattern goes across.
+
+    Such a run is a word without its last space, which belongs to what follows.
+    """
+    runs = _MANY_SPACES.finditer(text) if len(text) > MANY_SPACES else ()
+    cuts = [run.end() - 1 for run in runs if run.end() < len(text)]
+    return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
 
 
 def _tokens(merges: Iterable[tuple[str, str]]) -> list[str]:

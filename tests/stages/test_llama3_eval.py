@@ -89,6 +89,7 @@ def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
     assert metrics["judge_digest"] == files.sha256(Path("judge/model.gguf"))
     assert metrics["control_auc"] < 0.9
     assert metrics["trusted"] is False
+    assert metrics["reasoned"] == 0
     assert "cannot tell right from wrong answers" in result.output
     with Path("plots/llama3_eval_scores.csv").open() as file:
         bins = list(csv.DictReader(file))
@@ -332,6 +333,25 @@ def test_what_has_no_score_is_counted_and_neither_0_nor_dropped(place, concurren
         assert own["mean"] == statistics.fmean(scores)
     with Path("plots/llama3_eval_scores.csv").open() as file:
         assert sum(int(row["count"]) for row in csv.DictReader(file)) == statuses.count("scored")
+
+
+def test_reasoning_is_removed_and_counted(place):
+    with serving_ollama() as server:
+        set_judge(place, backend="ollama", host=server.address)
+        set_params(place, max_tokens=64, max_invalid=0.03)
+        server.faults = ["reasoned", "fenced", "unfinished", "reasoned"]
+        result = evaluate()
+        assert result.exit_code == 0, result.output
+        assert files.read_json(Path("metrics/llama3_eval.json"))["reasoned"] == 2
+        rows = judged()[:4]
+        assert [row["score"] for row in rows] == [80, 90, None, 80]
+        assert rows[0]["reply"] == "<think>Equal.</think>80.0"
+        set_params(place, max_tokens=65, max_invalid=0.0)
+        server.faults = ["unfinished"]
+        result = evaluate()
+    assert result.exit_code == 1
+    assert "It ends before the answer: a model that reasons first needs room" in result.output
+    assert "llama3_eval.max_tokens" in result.output
 
 
 @pytest.mark.parametrize(("max_invalid", "code"), [(2 / 36 + 1e-9, 0), (2 / 36 - 1e-9, 1)])

@@ -1,7 +1,12 @@
 """The stage on real corpora, from the command line to the shards, and what it says of bad ones."""
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -268,3 +273,38 @@ def test_a_vocabulary_larger_than_the_shard_type() -> None:
     assert result.exit_code == 1
     assert "vocab_size: Input should be less than or equal to 65536" in result.stderr
     assert not Path("tokens").exists()
+
+
+LETTERS = "".join(random.Random(1).choices("ACGT", k=4_000_000))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("work", ["training", "encoding"])
+def test_a_signal_ends_it_at_once(work: str, number: signal.Signals, workplace: Path) -> None:
+    corpus(documents([LETTERS * (1 if work == "training" else 6)]))
+    with new_directory(workplace / "raw") as raw:
+        train_bpe([LETTERS[:10_000]], 1000).save(raw)
+    kind = {"kind": "bpe", "vocab_size": 50_000} if work == "training" else {"kind": "gpt2"}
+    Path("params.yaml").write_text(yaml.safe_dump({"tokenizer": kind, "tokenize": TOKENIZE}))
+    arguments = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from stages.tokenize import main; main()", *arguments),
+            *("--tokenizer-dir=tokenizer", "--tokens-dir=tokens"),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as stage:
+        assert stage.stdout and stage.stderr
+        assert stage.stdout.readline() == "tokenize: started\n"
+        before = {path.name for path in workplace.iterdir()}
+        time.sleep(3)
+        assert stage.poll() is None
+        began = time.monotonic()
+        stage.send_signal(number)
+        assert stage.wait(timeout=60) == 128 + number
+        assert time.monotonic() - began < 2
+        assert "Traceback" not in stage.stderr.read()
+    assert {path.name for path in workplace.iterdir()} == before

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from gpt2.judge.params import LlamaEvalParams, OllamaParams
-from gpt2.judge.protocol import SCHEMA, JudgeError, JudgeGone
-from gpt2.judge.servers import PROBE_TIMEOUT, Busy, Fault, Patience, error_of
+from gpt2.judge.protocol import SCHEMA, JudgeError, JudgeGone, with_reasoning
+from gpt2.judge.servers import (
+    PROBE_TIMEOUT,
+    Away,
+    Fault,
+    Patience,
+    error_of,
+    one_line,
+    proxy_for,
+    through,
+)
 
 if TYPE_CHECKING:
     from ollama import Client
@@ -19,14 +28,15 @@ class OllamaJudge:
     """A model held to the reply's schema; a prompt that does not fit is an error, never cut.
 
     Raises:
-        JudgeGone: no server answers, or it has no such model.
+        JudgeGone: no server answers, it has no such model, or does not say its version.
     """
 
     def __init__(self, params: OllamaParams, evaluation: LlamaEvalParams) -> None:
         self._model, self._address = params.model, params.address
         self._timeout, self._keep_alive = params.timeout, params.keep_alive
         self._patience = Patience(params.patience)
-        self._client = _client(self._address, params.timeout)
+        self._proxy = proxy_for(self._address)
+        self._client = _client(self._address, params.timeout, self._proxy)
         self._options = {
             "num_ctx": evaluation.n_ctx,
             "num_predict": evaluation.max_tokens,
@@ -47,7 +57,7 @@ class OllamaJudge:
         return self._patience.reply(lambda: self._chat(prompt))
 
     def _chat(self, prompt: str) -> str:
-        with self._errors(self._timeout):
+        with self._errors(self._timeout, f"Fetch it: ollama pull {self._model}"):
             reply = self._client.chat(
                 self._model,
                 [{"role": "user", "content": prompt}],
@@ -60,20 +70,23 @@ class OllamaJudge:
         # Servers before 0.12.6 do not know "truncate": they cut a long prompt to just this length.
         if (reply.prompt_eval_count or 0) >= self._options["num_ctx"]:
             raise JudgeError(f"{self._name}: the prompt exceeds {self._options['num_ctx']} tokens")
-        return reply.message.content or ""
+        return with_reasoning(reply.message.thinking, reply.message.content or "")
 
     def _identify(self) -> tuple[str, str]:
         """The model's digest and the server's version."""
-        import httpx
+        client = _client(self._address, PROBE_TIMEOUT, self._proxy)
 
-        try:
-            with self._errors(PROBE_TIMEOUT):
-                models = _client(self._address, PROBE_TIMEOUT).list().models
-                answer = httpx.get(f"{self._address}/api/version", timeout=PROBE_TIMEOUT)
-                version = answer.json()["version"] if answer.is_success else "unknown"
-        except (Busy, Fault, JudgeError) as error:
-            raise JudgeGone(str(error)) from error
-        digests = {model.model: model.digest for model in models}
+        def ask() -> tuple[dict[str | None, str | None], str]:
+            with self._errors(PROBE_TIMEOUT, "Is judge.host right?"):
+                digests = {model.model: model.digest for model in client.list().models}
+                # It has no method for this question, and no other client may go another way.
+                answer = client._request_raw("GET", "/api/version")  # type: ignore[no-untyped-call]
+                version = answer.json()["version"]
+                if not (version and isinstance(version, str)):
+                    raise ValueError(f"its version is {version!r}")
+                return digests, version
+
+        digests, version = self._patience.identity(ask)
         digest = digests.get(self._model) or digests.get(f"{self._model}:latest")
         if not digest:
             there = ", ".join(sorted(filter(None, digests))) or "none"
@@ -85,25 +98,28 @@ class OllamaJudge:
 
     @property
     def _name(self) -> str:
-        return f"Ollama at {self._address}"
+        return f"Ollama at {self._address}{through(self._proxy)}"
 
     @contextmanager
-    def _errors(self, timeout: float) -> Iterator[None]:
-        """The client's exceptions as ours."""
+    def _errors(self, timeout: float, if_missing: str) -> Iterator[None]:
+        """The client's exceptions as ours; ``if_missing`` says what to do about status 404."""
         import httpx
         import ollama
 
         try:
             yield
         except ollama.ResponseError as error:
-            hint = f". Fetch it: ollama pull {self._model}" if error.status_code == 404 else ""
-            message = f"{self._name}: {error.error} (status {error.status_code}){hint}"
-            raise error_of(error.status_code, message) from error
+            hint = f". {if_missing}" if error.status_code == 404 else ""
+            message = f"{self._name}: {one_line(error.error)} (status {error.status_code}){hint}"
+            cause = error.__context__  # What the client made it of has the headers.
+            headers = cause.response.headers if isinstance(cause, httpx.HTTPStatusError) else {}
+            raise error_of(error.status_code, message, headers) from error
         except httpx.TimeoutException as error:
             raise Fault(f"{self._name}: no answer within {timeout:g} s") from error
         except (ConnectionError, httpx.TransportError) as error:
-            raise Busy(
-                f"judge.host: no Ollama server answers at {self._address}. Start it: ollama serve"
+            raise Away(
+                f"judge.host: no Ollama server answers at {self._address}{through(self._proxy)}. "
+                "Start it: ollama serve"
             ) from error
         except ValidationError as error:
             answer = error.errors()[0]["input"]
@@ -116,7 +132,7 @@ class OllamaJudge:
             raise Fault(f"{self._name}: not an answer of Ollama ({error})") from error
 
 
-def _client(address: str, timeout: float) -> "Client":
+def _client(address: str, timeout: float, proxy: str | None) -> "Client":
     """The official client, which sends two more fields than its signature has."""
     import httpx
     import ollama
@@ -138,4 +154,4 @@ def _client(address: str, timeout: float) -> "Client":
             return super().handle_request(request)
 
     # The client hands further arguments to httpx.
-    return ollama.Client(address, timeout=timeout, transport=WholePrompt())
+    return ollama.Client(address, timeout=timeout, transport=WholePrompt(proxy=proxy))

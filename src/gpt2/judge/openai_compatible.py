@@ -2,14 +2,31 @@
 
 import hashlib
 import json
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from gpt2.judge.params import LlamaEvalParams, OpenAIParams
-from gpt2.judge.protocol import SCHEMA, JudgeError, JudgeGone
-from gpt2.judge.servers import PROBE_TIMEOUT, Busy, Fault, Patience, error_of
+from gpt2.judge.protocol import SCHEMA, JudgeError, JudgeGone, with_reasoning
+from gpt2.judge.servers import (
+    PROBE_TIMEOUT,
+    Away,
+    Fault,
+    Patience,
+    error_of,
+    one_line,
+    proxy_for,
+    through,
+)
+
+if TYPE_CHECKING:
+    from openai import DefaultHttpxClient
+
+log = logging.getLogger(__name__)
 
 STABLE = ("id", "owned_by", "root", "meta")
 """What of ``/v1/models`` describes the model; the rest may change from call to call."""
@@ -20,13 +37,25 @@ FORMATS: Mapping[str, dict[str, Any]] = {
     },
     "json_object": {"type": "json_object"},
 }
+PROBE = 'Reply with JSON only: {"score": 0}'
+"""A prompt that a server takes, unless it refuses a parameter of the request."""
+NO_LIST = (404, 405, 501)
+"""Statuses of a server that does not have ``/v1/models``."""
+HINTS = {401: ". Is judge.api_key_env right?", 403: ". Is judge.api_key_env right?"}
+REFUSED = re.compile(
+    r"unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated"
+    r"|(?:not|n't)(?: be)? (?:support|permit|allow|accept|available)"
+    r"|only [\w.]+ is (?:support|allow|accept)",
+    re.IGNORECASE,
+)
+"""What servers say of a parameter that they do not take."""
 
 
 class OpenAICompatibleJudge:
     """A model known by its name and by what the server says of it.
 
     That says less than a digest of the weights: a server that swaps them under the same name goes
-    unnoticed. So the address is among the options.
+    unnoticed. So the address is among the options, with the parameters that the server takes.
 
     Raises:
         JudgeGone: no server answers, it refuses the key, or it has no such model.
@@ -38,48 +67,110 @@ class OpenAICompatibleJudge:
         self._model, self._address = params.model, params.base_url.rstrip("/")
         self._timeout, self._key = params.timeout, _key(params.api_key_env)
         self._patience = Patience(params.patience)
+        self._proxy = proxy_for(self._address)
         self._client = openai.OpenAI(
-            base_url=self._address, api_key=self._key, timeout=params.timeout, max_retries=0
+            base_url=self._address,
+            api_key=self._key,
+            timeout=params.timeout,
+            max_retries=0,
+            http_client=_http_client(self._proxy),
         )
-        self._sampling = evaluation.model_dump(include={"max_tokens", "temperature", "seed"})
+        self._wanted = evaluation.model_dump(include={"max_tokens", "temperature", "seed"})
         if params.structured in FORMATS:
-            self._sampling["response_format"] = FORMATS[params.structured]
+            self._wanted["response_format"] = FORMATS[params.structured]
         self.concurrency = params.concurrency
         self.digest = self._identify()
-        self.options: Mapping[str, object] = {
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """All else that a reply depends on; null: a parameter that the server refuses."""
+        return {
             "engine": f"openai {self._address}",
-            "concurrency": params.concurrency,
+            "concurrency": self.concurrency,
             **self._sampling,
         }
 
     def judge(self, prompt: str) -> str:
         """The reply to ``prompt``, sent as a user's message in the model's own chat template."""
-        return self._patience.reply(lambda: self._chat(prompt))
+        return self._patience.reply(lambda: self._chat(prompt, self._sampling))
 
-    def _chat(self, prompt: str) -> str:
+    @cached_property
+    def _sampling(self) -> dict[str, Any]:
+        """The parameters of a request that the server takes, found out by asking."""
+        sampling = dict(self._wanted)
+        while refusal := self._refusal(sampling):
+            name, message = refusal
+            if name == "max_tokens":  # OpenAI's own reasoning models want it by its newer name.
+                sampling = {"max_completion_tokens": sampling.pop(name), **sampling}
+            elif name in ("temperature", "seed"):
+                log.warning("%s\nSo llama3_eval.%s is left out", message, name)
+                sampling[name] = None
+            else:
+                key = "judge.structured" if name == "response_format" else "llama3_eval.max_tokens"
+                raise JudgeGone(f"{message}\nThe server refuses {name}: change {key}")
+        return sampling
+
+    def _refusal(self, sampling: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The parameter that the server refuses, and what it says of it.
+
+        Other failures are those of the prompts to come.
+        """
+        try:
+            self._patience.insist(lambda: self._chat(PROBE, sampling))
+        except JudgeError as error:
+            sent = "|".join(name for name, value in sampling.items() if value is not None)
+            named = re.search(rf"\b({sent})\b", str(error))
+            return (named[1], str(error)) if named and REFUSED.search(str(error)) else None
+        except Fault:
+            return None
+        return None
+
+    def _chat(self, prompt: str, sampling: Mapping[str, Any]) -> str:
         with self._errors(self._timeout):
             reply = self._client.chat.completions.create(
                 model=self._model,
                 messages=[{"role": "user", "content": prompt}],
-                **self._sampling,
+                **{name: value for name, value in sampling.items() if value is not None},
             )
-            return str(reply.choices[0].message.content or "")
+            return _text(reply.choices[0].message)
 
     def _identify(self) -> str:
         """sha256 over what the server says of the model."""
-        try:
-            with self._errors(PROBE_TIMEOUT):
-                page = self._client.models.list(timeout=PROBE_TIMEOUT)
-                models = {model.id: model.model_dump(mode="json") for model in page.data}
-        except (Busy, Fault, JudgeError) as error:
-            raise JudgeGone(str(error)) from error
+        models = self._patience.identity(self._models)
+        if models is None:
+            self._check_that_it_answers()
+            return _digest({"id": self._model})
         if self._model not in models:
             there = ", ".join(sorted(models)) or "none"
             raise JudgeGone(
                 f"judge.model: {self._address} has no model {self._model} (it has: {there})"
             )
         known = {key: models[self._model].get(key) for key in STABLE}
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        return _digest(known)
+
+    def _models(self) -> dict[str, dict[str, Any]] | None:
+        """What the server says of its models, by name; None: it has no such list."""
+        import openai
+
+        with self._errors(PROBE_TIMEOUT):
+            try:
+                page = self._client.models.list(timeout=PROBE_TIMEOUT)
+            except openai.APIStatusError as error:
+                if error.status_code in NO_LIST:
+                    return None
+                raise
+            return {model.id: model.model_dump(mode="json") for model in page.data}
+
+    def _check_that_it_answers(self) -> None:
+        """For a server that lists no models: is it one at all, and does it have this one?"""
+        try:
+            self._patience.identity(lambda: self._chat(PROBE, self._sampling))
+        except JudgeGone as error:
+            raise JudgeGone(
+                f"{self._address} has no list of models (/models: status 404, 405 or 501), and: "
+                f"{error}. Is judge.base_url right?"
+            ) from error
+        log.info("%s has no list of models: %s is known by its name", self._address, self._model)
 
     @contextmanager
     def _errors(self, timeout: float) -> Iterator[None]:
@@ -89,14 +180,16 @@ class OpenAICompatibleJudge:
         try:
             yield
         except openai.APIStatusError as error:
-            hint = ". Is judge.api_key_env right?" if error.status_code in (401, 403) else ""
-            text = error.message.replace(self._key, "(key)")
-            raise error_of(error.status_code, f"{self._address}: {text}{hint}") from None
+            status, answer = error.status_code, error.response
+            text = one_line(answer.text.replace(self._key, "(key)"))
+            message = f"{self._address}: status {status}, {text}{HINTS.get(status, '')}"
+            raise error_of(status, message, answer.headers) from None
         except openai.APITimeoutError as error:
             raise Fault(f"{self._address}: no answer within {timeout:g} s") from error
         except openai.APIConnectionError as error:
-            raise Busy(
-                f"judge.base_url: no server answers at {self._address}. Start it, or name another"
+            raise Away(
+                f"judge.base_url: no server answers at {self._address}{through(self._proxy)}. "
+                "Start it, or name another"
             ) from error
         # The client builds its result from whatever comes, or fails to.
         except (
@@ -104,6 +197,42 @@ class OpenAICompatibleJudge:
             openai.APIError,
         ) as error:
             raise Fault(f"{self._address}: not an answer of OpenAI's protocol ({error})") from error
+
+
+def _http_client(proxy: str | None) -> "DefaultHttpxClient":
+    """One that sends all through ``proxy``, or all straight, whatever the environment says."""
+    import httpx2  # what openai runs on
+    import openai
+
+    limits = openai.DEFAULT_CONNECTION_LIMITS
+    return openai.DefaultHttpxClient(transport=httpx2.HTTPTransport(proxy=proxy, limits=limits))
+
+
+def _digest(known: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _text(message: Any) -> str:
+    """The reply of a message, its reasoning in front; servers have two names for that."""
+    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    return with_reasoning(_written(reasoning), _written(message.content))
+
+
+def _written(content: object) -> str:
+    """A content, which is a text, or a list of parts that are texts or reasoning."""
+    match content:
+        case str():
+            return content
+        case [*parts]:
+            return "".join(map(_written, parts))
+        case {"type": "thinking" | "reasoning", "thinking": thoughts} | {
+            "type": "thinking" | "reasoning",
+            "text": thoughts,
+        }:
+            return with_reasoning(_written(thoughts), "")
+        case {"text": str(text)}:
+            return text
+    return ""
 
 
 def _key(variable: str | None) -> str:

@@ -65,7 +65,8 @@ class ServerParams(Params):
     timeout: PositiveSeconds = 300.0
     """Seconds to wait for one reply; the first one waits for the model to be loaded, too."""
     patience: PositiveSeconds = 30.0
-    """Seconds to go on trying while the server is busy or away, before the stage gives up."""
+    """Seconds to go on trying while the server is busy or away, before the stage gives up; the
+    longest wait that a server may ask for (``Retry-After``)."""
 
 
 class OllamaParams(ServerParams):
@@ -142,7 +143,8 @@ class LlamaEvalParams(Params):
     An OpenAI-compatible server has its own.
     """
     max_tokens: Positive = 16
-    """Longest reply, in the judge's tokens. Servers allow white space in JSON: give those 64."""
+    """Longest reply, in the judge's tokens. Servers allow white space in JSON: give those 64; a
+    model that reasons before it answers needs thousands."""
     min_control_auc: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Below this AUC between right and wrong control answers the judge is not trusted."""
     max_invalid: Fraction = 0.02

@@ -6,6 +6,7 @@ from typing import Any
 
 from gpt2.errors import UserError
 from gpt2.judge.params import LlamaEvalParams
+from gpt2.judge.protocol import ends_early, has_reasoning
 from gpt2.judge.runner import Judgement, counts
 from gpt2.judge.statistics import auc, histogram, mean_difference
 from gpt2.judge.tasks import VARIANTS, Variant
@@ -13,6 +14,8 @@ from gpt2.judge.tasks import VARIANTS, Variant
 
 def summarise(judged: Sequence[Judgement], params: LlamaEvalParams) -> dict[str, Any]:
     """Counts, mean and median of each variant; the lead over the base model; the judge's worth.
+
+    ``reasoned``: replies of which reasoning was removed before they were read.
 
     Raises:
         UserError: more than ``max_invalid`` of them have no score, or none can be compared.
@@ -42,6 +45,7 @@ def summarise(judged: Sequence[Judgement], params: LlamaEvalParams) -> dict[str,
         "difference": difference._asdict(),
         "control_auc": control_auc,
         "trusted": control_auc >= params.min_control_auc,
+        "reasoned": sum(has_reasoning(judgement.reply or "") for judgement in judged),
     }
 
 
@@ -87,6 +91,11 @@ def _failure(failed: Sequence[Judgement], total: int, max_invalid: float) -> str
     tally = counts(failed)
     first = failed[0]
     reason = first.error or f"the reply {first.reply!r} is no score"
+    if first.reply is not None and ends_early(first.reply):
+        reason += (
+            ". It ends before the answer: a model that reasons first needs room for that, too, in "
+            "llama3_eval.max_tokens"
+        )
     return (
         f"{len(failed)} of {total} judgements have no score ({tally['invalid']} invalid, "
         f"{tally['error']} error); llama3_eval.max_invalid allows a share of {max_invalid}.\n"

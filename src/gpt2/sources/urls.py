@@ -4,7 +4,6 @@ An unfinished download waits in a cache. It goes on from where it stopped (``Ran
 server still has the same version of the file (``If-Range``, RFC 9110, section 13.1.5).
 """
 
-import email.utils
 import errno
 import hashlib
 import logging
@@ -21,7 +20,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
-from gpt2 import files
+from gpt2 import files, web
 from gpt2.errors import UserError
 from gpt2.locks import locked
 from gpt2.params import Params, parse
@@ -371,6 +370,16 @@ class _Session(requests.Session):
         return None
 
 
+def proxies(url: str) -> dict[str, str]:
+    """The proxy for ``url``, as `requests` is told of it; of the environment it is to ask nothing.
+
+    Raises:
+        UserError: as `web.proxy_for`.
+    """
+    proxy = web.proxy_for(url, "PySocks")
+    return {"no_proxy": "*"} | ({"http": proxy, "https": proxy} if proxy else {})
+
+
 def _ask(method: str, url: str, fields: Mapping[str, str], patience: Patience) -> requests.Response:
     try:
         with _Session() as session:
@@ -382,6 +391,7 @@ def _ask(method: str, url: str, fields: Mapping[str, str], patience: Patience) -
                 stream=True,
                 allow_redirects=False,
                 timeout=patience.silence,
+                proxies=proxies(url),
             )
     except requests.exceptions.InvalidURL:
         raise _GivenUpError("not a valid address") from None
@@ -411,18 +421,8 @@ def _check_status(response: requests.Response) -> None:
     problem = f"could not be downloaded: it answers {code} {response.reason}"
     if code not in WORTH_ANOTHER_TRY:
         raise _GivenUpError(problem, absent=code in ABSENT)
-    wait = _seconds(response.headers.get("Retry-After", ""))
+    wait = web.seconds_to_wait(response.headers.get("Retry-After", ""))
     raise _BrokenError(problem + (f", and asks to wait {wait:.0f} s" if wait else ""), wait)
-
-
-def _seconds(retry_after: str) -> float:
-    """How long to wait, of a header that gives seconds or a date; 0 if it gives neither."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    try:
-        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _move(source: Path, destination: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_missing_model_and_a_missing_server_are_named(address, tmp_path):
         judge_at(address, model="llama3")
     with pytest.raises(JudgeGone, match="no server answers at"):
         judge_at(f"http://127.0.0.1:{free_port()}/v1")
-    with serving(tmp_path) as elsewhere, pytest.raises(JudgeGone, match="404"):
+    with serving(tmp_path) as elsewhere, pytest.raises(JudgeGone, match=r"404.*base_url right"):
         judge_at(elsewhere)
     (tmp_path / "models").write_text("<html>")
     with serving(tmp_path) as elsewhere, pytest.raises(JudgeGone, match="not an answer"):

@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from gpt2.judge.protocol import Item, build_prompt, parse_score
+from gpt2.judge.protocol import (
+    Item,
+    build_prompt,
+    ends_early,
+    has_reasoning,
+    parse_score,
+    with_reasoning,
+)
 from tests.gpt2.judge.injections import CONTROL_TOKENS, INJECTIONS, attack
 
 ITEM = Item("Add the numbers.", "2 and 2", "4", "It is 4.")
@@ -21,6 +28,26 @@ ITEM = Item("Add the numbers.", "2 and 2", "4", "It is 4.")
         ('{"score":0}', 0),
         ('{\n  "score" : 100\n}\n', 100),
         ('\t{\r\n\n \t"score"\n\n\t\t:\n 100\n\n}  \n', 100),
+        ("95.0", 95),
+        ("0.000", 0),
+        ('{"score": 100.0}', 100),
+        ('```json\n{"score": 5}\n```', 5),
+        ('\n``` JSON\r\n{\n  "score": 5\n}\r\n```\n\n', 5),
+        ("```\n80.0\n```", 80),
+        ('~~~json\n{"score": 5}\n~~~', 5),
+        ('````json\n{"score": 5}\n````', 5),
+        ('```{"score": 5}```', 5),
+        ("`80`", 80),
+        ('<think>It is right: 100.</think>{"score": 80}', 80),
+        ("<think>\n\n</think>\n\n80", 80),
+        ("Is it 20? It is right, though.\n</think>\n80", 80),  # <think> ended the prompt
+        ('<think>x</think>\n```json\n{"score": 80.0}\n```', 80),
+        ("<think>Say </think>100? No.</think>80", 80),
+        ("<Thinking>\n{}\n</Thinking>80", 80),
+        ("<reasoning>a <think>b</think></reasoning>80", 80),
+        ("<thought>a</thought>80", 80),
+        ("<seed:think>a</seed:think>80", 80),
+        ("[THINK]a[/THINK]80", 80),
     ],
 )
 def test_scores(reply, score):
@@ -42,7 +69,6 @@ def test_scores(reply, score):
         "-0",
         "+5",
         "007",
-        "95.0",
         "95,",
         "9 5",
         "٩٥",
@@ -56,7 +82,6 @@ def test_scores(reply, score):
         "{}",
         '{"score": true}',
         '{"score": null}',
-        '{"score": 95.0}',
         '{"score": "95"}',
         '{"score": 101}',
         '{"score": -1}',
@@ -67,12 +92,68 @@ def test_scores(reply, score):
         '{"Score": 5}',
         '{"score": 5',
         '{"score": 5}}',
-        '```json\n{"score": 5}\n```',
         "[" * 100_000,
+        "`" * 100_000,
+        "<think>" * 20_000,
+        "95 / 100",
+        "95 out of 100",
+        "95%",
+        "95.5",
+        "95.",
+        "100.1",
+        "00.0",
+        '{"score": 95.5}',
+        "Score: 80",
+        "score=80",
+        '"score": 80',
+        "**80**",
+        '```json\n{"score": 5}\n',
+        '```json\n{"score": 5}\n~~~',
+        '```json\n{"score": 5}\n```\nIt is wrong.',
+        'Here it is:\n```json\n{"score": 5}\n```',
+        '```json\n{"score": 5}\n```\n```json\n{"score": 5}\n```',
+        "```python\n80\n```",
+        "<think>80",
+        "<think>80\n100",
+        "<think>The answer </thinking>100",
+        "<thinking>The answer </think>100",
+        "[THINK]80",
+        "[THINK]a</think>80",
+        "80<think>a</think>",
+        "80</think>",
+        "<think>a</think>",
+        "<think>a</think>80</think>",
+        "<think>a</think>80 or 90",
     ],
 )
 def test_all_else_is_invalid(reply):
     assert parse_score(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "reasoned", "early"),
+    [
+        ("80", False, False),
+        ("", False, True),
+        (" \n", False, True),
+        ("<think>a</think>80", True, False),
+        ("a</think>80", True, False),
+        ("<think>a</think>\n", True, True),
+        (" <think>a", False, True),
+        ("[THINK]a", False, True),
+        ("It is right.", False, False),
+    ],
+)
+def test_reasoning_is_told_from_an_answer(reply, reasoned, early):
+    assert (has_reasoning(reply), ends_early(reply)) == (reasoned, early)
+
+
+def test_reasoning_that_came_apart_is_put_in_front():
+    assert with_reasoning("a", "80") == "<think>a</think>80"
+    for nothing in (None, "", "\n"):
+        assert with_reasoning(nothing, "80") == "80"
+    assert parse_score(with_reasoning("Say </think>100", "80")) == 80
+    assert parse_score(with_reasoning("Say </think>100", "")) is None
 
 
 def test_prompt_holds_all_parts_in_order():

@@ -16,6 +16,8 @@ import pytest
 from gpt2.errors import UserError
 from gpt2.sources.urls import Patience, download, headers, shown
 from tests.file_server import QuietHandler, RangeHandler, certify, recording, serving
+from tests.gpt2.judge.servers import free_port
+from tests.proxy_server import proxying
 
 CONTENT = bytes(range(251)) * 12_000
 """3,012,000 bytes, no two neighbouring blocks of which are alike."""
@@ -458,3 +460,45 @@ def test_headers_come_from_the_first_answer_that_has_them(place: Path) -> None:
             headers(f"{server}/from", "X-Other", QUICK)
     with serving(place) as server, pytest.raises(UserError, match="answers 404"):
         headers(f"{server}/gone", "X-Wanted", QUICK)
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:1080", "ftp://x", "http://"]
+)
+def test_no_proxy_stands_before_a_server_on_this_machine(place, monkeypatch, no_proxies, proxy):
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with serving(place / "served", RangeHandler) as address:
+        assert fetch(place, f"{address}/file") == SHA256
+
+
+def test_a_proxy_is_asked_for_a_server_elsewhere(place, monkeypatch, no_proxies):
+    with serving(place / "served", RangeHandler) as address, proxying(address) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.address)
+        assert fetch(place, "http://files.example/file") == SHA256
+        assert proxy.requests == ["GET files.example /file"]
+        monkeypatch.setenv("NO_PROXY", "files.example")
+        with pytest.raises(UserError, match="could not be downloaded"):
+            fetch(place, "http://files.example/file")
+        assert len(proxy.requests) == 1
+
+
+def test_a_proxy_that_cannot_be_used_is_named_at_once(place, monkeypatch, no_proxies):
+    for proxy, message in {
+        "socks5://me:secret@127.0.0.1:1080": "SOCKS needs .*pip install PySocks",
+        "gopher://127.0.0.1:1080": "not an address of an HTTP or SOCKS proxy",
+        "http://127.0.0.1:port": "not an address of an HTTP or SOCKS proxy",
+    }.items():
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        with pytest.raises(UserError, match=message) as caught:
+            fetch(place, "http://files.example/file", patience=Patience(silence=0.3))
+        assert "secret" not in str(caught.value)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert "could not be downloaded" in refused(place, "http://files.example/file")
