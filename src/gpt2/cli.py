@@ -321,9 +321,9 @@ def export(
     name="import",
     epilog="""\b
 Examples:
-  gpt2 import nanoGPT/out/ckpt.pt --output data/models/nanogpt
-  gpt2 import llm.c/gpt2_124M_bf16.bin --output data/models/llmc
-  gpt2 import ckpt.pt --tokenizer data/tokenizer --output data/models/own
+  gpt2 import --output models/nanogpt nanoGPT/out/ckpt.pt
+  gpt2 import --output models/llmc llm.c/gpt2_124M_bf16.bin
+  gpt2 import --output models/own --tokenizer data/tokenizer ckpt.pt
 """,
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))

@@ -102,8 +102,7 @@ def stated_end(directory: Path) -> int | None:
         path = directory / "config.json"
     values = files.read_json(path)
     end = values.get("eos_token_id") if isinstance(values, dict) else None
-    if isinstance(end, list):
-        if len(set(end)) > 1:
-            raise UserError(f"{path}: eos_token_id names {len(end)} tokens, {end}: leave one")
-        end = end[0] if end else None
-    return end if isinstance(end, int) else None
+    named = {one for one in (end if isinstance(end, list) else [end]) if isinstance(one, int)}
+    if len(named) > 1:
+        raise UserError(f"{path}: eos_token_id names {len(named)} tokens, {end}: leave one")
+    return named.pop() if named else None

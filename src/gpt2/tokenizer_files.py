@@ -171,12 +171,14 @@ def _added(
     for content, token_id in _object(directory / ADDED).items():
         flags = {"special": content in special, "normalized": content not in special}
         sources.append((ADDED, token_id, parse(AddedToken, {"content": content, **flags}, ADDED)))
-    for entry in whole.get("added_tokens") or []:
+    entries, decoder = whole.get("added_tokens", []), config.get("added_tokens_decoder", {})
+    if not isinstance(entries, list) or not isinstance(decoder, dict):
+        raise UserError(f"added_tokens of {WHOLE} or added_tokens_decoder of {CONFIG}: not a table")
+    for entry in entries:
         values = dict(entry) if isinstance(entry, dict) else {}
         token_id = values.pop("id", None)
         sources.append((WHOLE, token_id, parse(AddedToken, values, f"{WHOLE}: added_tokens")))
-    decoder = config.get("added_tokens_decoder", {})
-    for key, entry in decoder.items() if isinstance(decoder, dict) else ():
+    for key, entry in decoder.items():
         where = f"{CONFIG}: added_tokens_decoder.{key}"
         token_id = int(key) if key.isdecimal() and len(key) < 10 else key
         sources.append((CONFIG, token_id, _token(entry, where)))

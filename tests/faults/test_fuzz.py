@@ -1,6 +1,7 @@
 """Malformed files at our readers: a value or a `UserError`, nothing else, in bounded memory."""
 
 import hashlib
+import io
 import json
 import math
 import resource
@@ -18,12 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from gpt2 import files, weights
 from gpt2.errors import UserError
+from gpt2.importing.directory import import_checkpoint
 from gpt2.params import load_yaml
 from gpt2.shards import Tokens, write_shards
 from gpt2.tokenizer import Tokenizer, train_bpe
-from gpt2.tokenizer_files import MERGES, VOCAB, WHOLE
+from gpt2.tokenizer_files import ADDED, CONFIG, MERGES, NAMES, VOCAB, WHOLE
 from scripts.deps import ROOT
-from tests.hugging_face import TEXT, write_checkpoint, write_newer_checkpoint
+from tests.hugging_face import TEXT, write_checkpoint, write_model, write_newer_checkpoint
 
 EXAMPLES = pytest.mark.parametrize("n_examples", [30, pytest.param(400, marks=pytest.mark.faults)])
 MEGABYTE = 2**20
@@ -285,6 +287,59 @@ def test_tokenizers_in_one_file(tmp_path: Path, n_examples: int) -> None:
 
     new = changed(model).map(lambda model: json.dumps({**whole, "model": model}))
     fuzz(check, new | changed(whole).map(json.dumps), n_examples)
+
+
+@EXAMPLES
+@pytest.mark.parametrize("name", [CONFIG, ADDED, NAMES, "generation_config.json"])
+def test_what_a_tokenizer_has_beside_its_vocabulary(
+    foreign: Path, name: str, n_examples: int
+) -> None:
+    token = {"content": "[PAD]", "lstrip": False, "special": True}
+    real = {
+        CONFIG: {"eos_token": token, "pad_token": "[PAD]", "added_tokens_decoder": {"300": token}},
+        ADDED: {"[PAD]": 300, "<|im_start|>": 301},
+        NAMES: {"eos_token": "[PAD]", "additional_special_tokens": ["<|im_start|>", token]},
+        "generation_config.json": {"eos_token_id": [299]},
+    }
+
+    def check(content: Any) -> None:
+        (foreign / name).write_text(json.dumps(content))
+        read(lambda: Tokenizer.load(foreign).encode("a [PAD] b"))
+        read(lambda: load(foreign))
+
+    fuzz(check, changed(real[name]), n_examples)
+
+
+@EXAMPLES
+def test_indices_of_shards(tmp_path: Path, n_examples: int) -> None:
+    write_model(tmp_path / "model", shard="8KB")
+    path = tmp_path / "model" / weights.INDEX
+
+    def check(content: Any) -> None:
+        path.write_text(json.dumps(content))
+        read(lambda: weights.load(tmp_path / "model", foreign=True))
+
+    index = files.read_json(path)
+    few = dict(list(index["weight_map"].items())[:3])
+    fuzz(check, changed({"weight_map": few}) | changed(index), n_examples)
+
+
+@EXAMPLES
+def test_checkpoints_of_other_programs(foreign: Path, tmp_path: Path, n_examples: int) -> None:
+    model = weights.load(foreign, foreign=True)
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 64, "vocab_size": 300}
+    nanogpt = io.BytesIO()
+    torch.save({"model": model.state_dict(), "model_args": shape}, nanogpt)
+    llmc = struct.pack("<256i", 20240326, 3, 64, 300, 2, 2, 16, 384, *[0] * 248) + bytes(5000)
+    path, output = tmp_path / "checkpoint", tmp_path / "out"
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        read(lambda: import_checkpoint(path, output, foreign, "tanh", tmp_path))
+        shutil.rmtree(output, ignore_errors=True)
+
+    whole = nanogpt.getvalue()
+    fuzz(check, damaged(whole) | damaged(llmc[:40]) | damaged(llmc), n_examples)
 
 
 DEEP = 100_000 * "["

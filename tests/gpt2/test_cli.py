@@ -171,15 +171,12 @@ def test_models_of_others_are_continued_as_by_transformers(smiling, tmp_path, na
     )
     new = out[0, ids["input_ids"].shape[1] :].tolist()
     new = new[: new.index(end)] if end in new else new
-    known = "".join(tokenizer.decode([i]) if i < len(tokenizer) else "\ufffd" for i in new)
     ours = generate(directory, "--prompt", text, "--max-new-tokens", 20)
-    assert ours.count("\ufffd") >= sum(i >= len(tokenizer) for i in new)
-    assert ours == tokenizer.decode(new) or "\ufffd" in known
-    for quantization in ("f32", "q8_0"):
-        output = tmp_path / "model.gguf"
-        options = ["--to", "gguf", "--quantization", quantization, "--no-modelfile"]
-        result = run("export", "--model", directory, "--output", output, *options)
-        assert result.exit_code == (1 if name == "exact GELU" else 0), result.stderr
+    # What only fills the vocabulary up is nothing to them, U+FFFD to us.
+    assert ours.replace("\ufffd", "") == tokenizer.decode(new).replace("\ufffd", "")
+    output = ["--to", "gguf", "--output", tmp_path / "model.gguf"]
+    result = run("export", "--model", directory, *output)
+    assert result.exit_code == (1 if name == "exact GELU" else 0), result.stderr
 
 
 def test_the_same_seed_gives_the_same_text(foreign):

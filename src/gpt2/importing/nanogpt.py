@@ -81,7 +81,8 @@ def _check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    # What `zipfile` raises where the bytes are not what it expects.
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{path}: damaged ({error})") from error
     if bad is not None:
         raise UserError(f"{path}: damaged at {bad}")
