@@ -221,7 +221,7 @@ class Tokenizer:
             return self._encoding.encode_to_numpy(
                 joined, allowed_special={END_OF_TEXT}, disallowed_special=()
             )
-        # It stands in a text too, as text like any other; or there are tokens to be found, or parts.
+        # It stands in a text too, as text like any other; or a text is encoded in parts.
         rows = [[self.end_of_text, *self._ids(text)] for text in texts]
         return np.array([token for row in rows for token in row], np.uint32)
 
