@@ -139,11 +139,11 @@ def renew(place: Path, own: Own | None, root: Path) -> None:
         )
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)  # of links, which it does not follow
-    else:
-        place.unlink(missing_ok=True)
     if own is None:
         files.write_text(place, NONE)
-    elif own.grows and not hindrance:
+        return
+    place.unlink(missing_ok=True)
+    if own.grows and not hindrance:
         _link(place, own.folder)
     else:
         for path in own.files:

@@ -18,7 +18,7 @@ from gpt2.sources.records import (
     Split,
     SplitParams,
     normalised,
-    sample,
+    sample_each,
     split_of,
 )
 
@@ -187,7 +187,7 @@ def draw(rows: Iterable[Row], params: RowParams) -> Iterable[Row]:
         everything = list(rows)
         # As after `random.seed(seed)`, but no one else's random numbers are touched.
         return Random(params.seed).sample(everything, min(params.limit, len(everything)))
-    return sample(rows, params.limit, lambda row: repr(row.value), params.seed)
+    return sample_each(rows, params.limit, lambda row: repr(row.value), params.seed)
 
 
 def split_at(position: int, total: int, params: SplitParams) -> Split:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nsmallest
 from operator import itemgetter
 from typing import Literal, NamedTuple, Self, TypeVar
@@ -14,6 +13,8 @@ from gpt2.params import Fraction, NonNegative, Params
 
 Split = Literal["train", "validation", "test"]
 Item = TypeVar("Item")
+MARKS = 2**27
+"""Bits, 16 MiB of them."""
 
 
 class Document(NamedTuple):
@@ -83,17 +84,33 @@ def sample(
     return [item for _, item in sorted(drawn, key=itemgetter(0))]
 
 
+def sample_each(
+    items: Iterable[Item], limit: int | None, content: Callable[[Item], str], seed: int
+) -> list[Item]:
+    """`sample` by ``content`` where items may be equal: each is drawn by itself, not all or none.
+
+    A repeated item counts with its number. What came before is marked, not kept: `MARKS` bits, in
+    which two items may share one. Then the later one counts with its number, too, as likely drawn.
+    """
+    marks = bytearray(MARKS // 8)
+
+    def keyed() -> Iterator[tuple[str, Item]]:
+        for number, item in enumerate(items):
+            key = content(item)
+            byte, bit = divmod(int(unit_hash(key, seed) * MARKS), 8)
+            yield (f"{key} {number}" if marks[byte] >> bit & 1 else key), item
+            marks[byte] |= 1 << bit
+
+    return [item for _, item in sample(keyed(), limit, itemgetter(0), seed)]
+
+
 def sample_records(
     records: Iterable[InstructionRecord], limit: int | None, seed: int
 ) -> list[InstructionRecord]:
-    """At most ``limit`` records, drawn by the hash of all that they ask and answer.
-
-    Equal ones count one by one: each is drawn as likely as any other record, not all or none.
-    """
-    earlier: Counter[str] = Counter()
-    keyed: list[tuple[str, InstructionRecord]] = []
-    for record in records:
-        content = json.dumps((record.instruction, record.input, record.output, record.kind))
-        keyed.append((f"{content} {earlier[content]}", record))
-        earlier[content] += 1
-    return [record for _, record in sample(keyed, limit, itemgetter(0), seed)]
+    """At most ``limit`` records, drawn by the hash of all that they ask and answer."""
+    return sample_each(
+        records,
+        limit,
+        lambda r: json.dumps((r.instruction, r.input, r.output, r.kind)),
+        seed,
+    )

