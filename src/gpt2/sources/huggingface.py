@@ -8,8 +8,9 @@ from pydantic import Field
 from tqdm import tqdm
 
 from gpt2.errors import UserError
-from gpt2.sources.formats import RawData, Row, without_nulls
+from gpt2.sources.layouts import missing_columns
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions, RowParams
+from gpt2.sources.rows import RawData, Row
 
 PACKAGE = "datasets==5.2.0"
 """Not among our requirements: only this source needs it."""
@@ -53,7 +54,7 @@ def _rows(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[Row]:
     name = f"{params.dataset}:{params.split}"
     rows = tqdm(_stream(params), desc=name, unit=" rows", delay=2, disable=None)
     for number, values in enumerate(rows, start=1):
-        yield Row(f"{name}:{number}", f"row {number}", without_nulls(values))
+        yield Row(f"{name}:{number}", f"row {number}", values)
 
 
 def _stream(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[dict[str, Any]]:
@@ -92,10 +93,7 @@ def _wanted(
     columns: Collection[str], params: HuggingfaceCorpus | HuggingfaceInstructions
 ) -> list[str]:
     """Those of the data set's columns that we read."""
-    for field in params.required:
-        if params.column_of[field] not in columns:
-            raise UserError(
-                f"{params.dataset}: no column '{params.column_of[field]}' for '{field}', only "
-                f"{', '.join(columns)}. Name the right one: column, or columns for instructions"
-            )
-    return [column for column in columns if column in params.column_of.values()]
+    wanted = params.wanted
+    if missing := wanted.missing(columns):
+        raise UserError(f"{params.dataset}: {missing_columns(missing, wanted.paths, columns)}")
+    return [column for column in columns if column in wanted.roots]

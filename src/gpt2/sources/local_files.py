@@ -11,8 +11,9 @@ from pydantic import Field
 from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.sources.checks import Sha256
-from gpt2.sources.formats import FormatParams, RawData, Reader, Row, inside
-from gpt2.sources.own_data import OwnCorpus, OwnInstructions
+from gpt2.sources.formats import FormatParams, Reader
+from gpt2.sources.own_data import CorpusFiles, InstructionFiles
+from gpt2.sources.rows import RawData, Row, inside
 
 PATTERN = frozenset("*?[")
 
@@ -28,11 +29,11 @@ class FileSource(FormatParams):
     """Of the file, if it is one."""
 
 
-class FileCorpus(FileSource, OwnCorpus):
+class FileCorpus(FileSource, CorpusFiles):
     """Documents out of files on this machine."""
 
 
-class FileInstructions(FileSource, OwnInstructions):
+class FileInstructions(FileSource, InstructionFiles):
     """Instruction records out of files on this machine."""
 
 
@@ -42,7 +43,7 @@ def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
     Raises:
         UserError: there are none, a file cannot be read, or it has another sha256.
     """
-    reader = Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
+    reader = params.reader()
     place = root / params.path
     folder, paths = _files(params.path, root, reader)
     if params.sha256 is not None and paths != [place]:
