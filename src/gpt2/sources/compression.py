@@ -64,6 +64,8 @@ def damage_told() -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise UnreadableError(f"damaged archive ({error})") from error
+    except MemoryError as error:  # the dictionary of .xz has up to 4 GiB
+        raise UnreadableError("takes more memory to unpack than there is. Repack it") from error
     except OSError as error:
         if error.errno is not None:  # of the file system: no one's data is wrong
             raise

@@ -179,27 +179,33 @@ def _dialect(line: str, params: CsvParams, wanted: Wanted) -> tuple[_Dialect, li
             fields = next(dialect.rows([line]), [])
         except csv.Error:
             continue
-        found[dialect] = fields if params.header else [str(place) for place in range(len(fields))]
+        found[dialect] = fields
     fitting = (
-        {dialect: names for dialect, names in found.items() if not wanted.missing(names)}
-        or {dialect: names for dialect, names in found.items() if len(names) > 1}
+        {it: fields for it, fields in found.items() if not wanted.missing(_names(fields, params))}
+        or {it: fields for it, fields in found.items() if len(fields) > 1}
         or found
         or {_Dialect(delimiters[0], quotes[0], params.escape): []}
     )
-    return _only(fitting, line)
+    dialect, fields = _only(fitting, line)
+    return dialect, _names(fields, params)
+
+
+def _names(fields: list[str], params: CsvParams) -> list[str]:
+    """Of the columns, by the fields of the first line."""
+    return fields if params.header else [str(place) for place in range(len(fields))]
 
 
 def _only(fitting: Mapping[_Dialect, list[str]], line: str) -> tuple[_Dialect, list[str]]:
-    """The one dialect, or the first of several that make the same of the first line."""
-    dialect, columns = next(iter(fitting.items()))
-    of_this_quote = {d: names for d, names in fitting.items() if d.quote == dialect.quote}
-    if any(names != columns for names in of_this_quote.values()):
+    """The one dialect, or the first of several that make the same fields of the first line."""
+    dialect, first = next(iter(fitting.items()))
+    of_this_quote = {it: fields for it, fields in fitting.items() if it.quote == dialect.quote}
+    if any(fields != first for fields in of_this_quote.values()):
         told = " or ".join(repr(dialect.delimiter) for dialect in of_this_quote)
         raise UnreadableError(
             f"line 1: {line.strip()[:SHOWN]!r} does not tell whether {told} stands between fields. "
             f'Say it in params.yaml: csv: {{delimiter: "{dialect.delimiter}"}}'
         )
-    return dialect, columns
+    return dialect, first
 
 
 def _check_header(columns: Sequence[str]) -> None:
