@@ -5,6 +5,7 @@ in memory at a time, a text, a line or a list of JSON, is no larger than it may 
 expand to `EXPANSION` times its length in all: it may be a bomb.
 """
 
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ RECORDS: dict[str, Format] = {
     ".tab": "csv",
     ".tsv": "csv",
 }
+HTML = re.compile(r"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 TABS = (".tab", ".tsv")
 ARCHIVES = (*UNPACKED, ".zip")
 LARGEST = 2 * 2**30
@@ -133,7 +135,8 @@ class Reader:
             case "html":
                 return html_row(name, limited)
             case "text":
-                return text_rows(name, limited, self.separator)
+                rows = text_rows(name, limited, self.separator)
+                return rows if self.format else map(_without_markup, rows)
 
     def _told_by(self, suffix: str) -> Format:
         """What a suffix says; without one, and in ``.txt``, instructions are JSON."""
@@ -176,6 +179,17 @@ class Reader:
     def _is_member(self, name: str) -> bool:
         """No directory, and no archive: those within archives may go on without end."""
         return not name.lower().endswith(("/", *ARCHIVES)) and self.knows(name)
+
+
+def _without_markup(row: Row) -> Row:
+    """A text, unless it is HTML: a page from the web often has no suffix that says so."""
+    if isinstance(row.value, str) and HTML.match(row.value):
+        return row._replace(
+            value=None,
+            problem="HTML, not text. In params.yaml, format: html reads the text of it, "
+            "format: text takes it as it stands",
+        )
+    return row
 
 
 def _opened(file: BufferedIOBase) -> zipfile.ZipFile:

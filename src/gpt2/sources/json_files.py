@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from gpt2.sources.limits import LimitedFile
+from gpt2.sources.paths import find
 from gpt2.sources.rows import EMPTY, Row, UnreadableError, decoded, numbered
 from gpt2.sources.tables import Wanted
 
@@ -52,8 +53,11 @@ def records_in(table: dict[str, Any], wanted: Wanted) -> list[Any] | None:
     """The records of a table that is one JSON object; None if it is a record itself.
 
     It may be what pandas' ``to_json`` writes by columns, by index, split or as a table with schema,
-    lists by the names of columns, or an object with the records in one of its `ENVELOPES`.
+    or an object with the records in one of its `ENVELOPES`.
     """
+    fields = [find(table, wanted.paths[field]) for field in wanted.required]
+    if all(isinstance(field, str | int | float) for field in fields):
+        return None
     match table:
         case {"columns": [*columns], "data": [*rows]} if all(
             isinstance(row, list) and len(row) == len(columns) for row in rows
@@ -69,10 +73,6 @@ def records_in(table: dict[str, Any], wanted: Wanted) -> list[Any] | None:
             return [{name: table[name][key] for name in table} for key in first]
         if not wanted.missing(first):
             return columns
-    if isinstance(first, list) and all(isinstance(column, list) for column in columns):
-        whole = not wanted.missing(table) and not (first and isinstance(first[0], dict))
-        if whole and len({len(column) for column in columns}) == 1:
-            return [dict(zip(table, values, strict=True)) for values in zip(*columns, strict=True)]
     return None
 
 

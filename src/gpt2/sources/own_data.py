@@ -59,6 +59,9 @@ class OwnCorpus(RowParams):
 
     column: FieldPath = "text"
     """The field of a record that holds the text, or the way to it: ``meta.body``."""
+    document_separator: Annotated[str, Field(min_length=1)] | None = END_OF_TEXT
+    """What stands between the documents of a file of text: a string; ``blank-lines``; null or
+    ``none``: each file is one document. Records are documents as they are."""
     lines: Literal["keep", "strip"] = "keep"
     """Texts as they are; or, as in the tutorial, without empty lines and without the white space
     around the others, joined by line feeds."""
@@ -73,18 +76,18 @@ class OwnCorpus(RowParams):
         """The fields that are read."""
         return Wanted(self.column_of, ("text",))
 
+    @property
+    def separator(self) -> str:
+        """As `text_rows` takes it."""
+        return self.document_separator or NONE
+
 
 class CorpusFiles(FormatParams, OwnCorpus):
     """Documents out of files that we read ourselves."""
 
-    document_separator: Annotated[str, Field(min_length=1)] | None = END_OF_TEXT
-    """What stands between the documents of a file of text: a string; ``blank-lines``; null or
-    ``none``: each file is one document. Records are documents as they are."""
-
     def reader(self) -> Reader:
         """What reads them."""
-        separator = self.document_separator or NONE
-        return Reader(self.wanted, "text", self.format, self.csv, separator)
+        return Reader(self.wanted, "text", self.format, self.csv, self.separator)
 
 
 class OwnInstructions(RowParams, SplitParams):

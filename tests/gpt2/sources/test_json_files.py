@@ -56,12 +56,6 @@ def test_one_row_is_a_table_too() -> None:
         assert [row.value for row in rows(text)] == RECORDS[:1]
 
 
-def test_lists_by_the_names_of_columns_are_a_table() -> None:
-    """As ``Dataset.to_dict()`` of the datasets library."""
-    table = {name: [row[name] for row in RECORDS] for name in RECORDS[0]}
-    assert [row.value for row in rows(json.dumps(table))] == RECORDS
-
-
 @pytest.mark.parametrize("field", ["data", "records", "rows", "examples", "items"])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_object_around_the_records(field: str, indent: int | None) -> None:
@@ -83,8 +77,11 @@ def test_a_single_record_is_no_table() -> None:
     turns = {"conversations": [{"from": "human", "value": "a"}]}
     wanted = Wanted({"conversation": "conversations"}, ("conversation",))
     assert [row.value for row in rows(json.dumps(turns), wanted)] == [turns]
-    table = {"conversations": [turns["conversations"]] * 3}
-    assert [row.value for row in rows(json.dumps(table), wanted)] == [turns] * 3
+    nested = {"a": {"b": "c"}, "d": {"b": "e"}}
+    wanted = Wanted({"instruction": "a.b", "output": "d.b"}, WANTED.required)
+    assert [row.value for row in rows(json.dumps(nested), wanted)] == [nested]
+    table = {name: {"0": column, "1": column} for name, column in nested.items()}
+    assert [row.value for row in rows(json.dumps(table), wanted)] == [nested] * 2
 
 
 @pytest.mark.parametrize("indent", [0, 1, 2, "\t"])

@@ -120,6 +120,15 @@ def test_an_html_file_is_one_document(name: str) -> None:
     assert row.problem.startswith("empty")
 
 
+@pytest.mark.parametrize("name", ["page", "page.txt"])
+def test_html_is_never_taken_for_text(name: str) -> None:
+    (row,) = rows("\n" + PAGE, name=name)
+    assert row.problem.startswith("HTML, not text. In params.yaml, format: html reads the text")
+    for format, text in {"html": html_text(PAGE), "text": PAGE}.items():
+        reader = Reader(WANTED, "text", format=format)  # type: ignore[arg-type]
+        assert [row.value for row in reader.rows(name, BytesIO(PAGE.encode()))] == [text]
+
+
 @pytest.mark.parametrize(
     ("markup", "text"),
     [
