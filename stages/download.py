@@ -14,7 +14,6 @@ from gpt2.errors import UserError
 from gpt2.judge import judge_files
 from gpt2.judge.params import JudgeParams
 from gpt2.sources import gpt2_tokenizer, huggingface, local_files, own_data, web_files
-from gpt2.sources.formats import RawData
 from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.sources.local_files import FileCorpus, FileInstructions
 from gpt2.sources.package_docs import (
@@ -29,6 +28,7 @@ from gpt2.sources.package_instructions import (
     without_held_out,
 )
 from gpt2.sources.records import Document, InstructionRecord, Split, sample
+from gpt2.sources.rows import RawData
 from gpt2.sources.web_files import UrlCorpus, UrlInstructions
 from gpt2.tokenizer import Gpt2TokenizerParams, TokenizerParams
 from stages.running import EXAMPLES, running

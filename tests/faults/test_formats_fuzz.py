@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from gpt2.errors import UserError
 from gpt2.sources import own_data
-from gpt2.sources.formats import RawData, Reader
+from gpt2.sources.formats import Reader
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions
+from gpt2.sources.rows import RawData
 from scripts.deps import ROOT
 from stages.download import json_line
 from tests.tiny_llama import write_tiny_llama
@@ -115,8 +116,8 @@ def read(name: str, content: bytes) -> None:
     """Rows become documents and records that can be written, or a `UserError` tells why not."""
     for params in (OwnCorpus(), OwnInstructions(limit=20), OwnCorpus(on_bad_record="skip")):
         reader = Reader(
-            frozenset(params.column_of.values()),
-            params.otherwise,
+            params.wanted,
+            "json" if isinstance(params, OwnInstructions) else "text",
             largest=MEBIBYTE,
             room=4 * MEBIBYTE,
         )

@@ -136,7 +136,7 @@ def test_odd_documents_keep_all_their_tokens(escaped: bool) -> None:
 def test_one_odd_document_keeps_all_its_tokens(name: str) -> None:
     text = ODD[name] + "\nThe end.\n"
     Path("own.txt").write_bytes(text.encode())
-    succeeded(fetch())
+    succeeded(fetch({"path": "own.txt", "document_separator": "none"}))
     succeeded(shards())
     conserved([text.removeprefix("\ufeff")], "position")
 

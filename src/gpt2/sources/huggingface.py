@@ -1,15 +1,21 @@
 """Data sets in the layout of the Hugging Face hub, streamed by the ``datasets`` library."""
 
 import importlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from tqdm import tqdm
 
 from gpt2.errors import UserError
-from gpt2.sources.formats import RawData, Row, without_nulls
+from gpt2.sources.formats import LARGEST
+from gpt2.sources.layouts import missing_columns
+from gpt2.sources.limits import LimitedFile
 from gpt2.sources.own_data import OwnCorpus, OwnInstructions, RowParams
+from gpt2.sources.rows import RawData, Row, UnreadableError
+from gpt2.sources.texts import text_rows
 
 PACKAGE = "datasets==5.2.0"
 """Not among our requirements: only this source needs it."""
@@ -51,12 +57,39 @@ def read(params: HuggingfaceCorpus | HuggingfaceInstructions) -> RawData:
 
 def _rows(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[Row]:
     name = f"{params.dataset}:{params.split}"
-    rows = tqdm(_stream(params), desc=name, unit=" rows", delay=2, disable=None)
-    for number, values in enumerate(rows, start=1):
-        yield Row(f"{name}:{number}", f"row {number}", without_nulls(values))
+    with _told(params.dataset) as load:
+        stream = load(params)
+        files_of_text = stream.info.builder_name == "text" and isinstance(params, OwnCorpus)
+        if files_of_text:  # else each line would be a document
+            stream = load(params, sample_by="document")
+        columns = stream.column_names  # unknown for some files until they are read
+        if columns:
+            stream = stream.select_columns(_wanted(columns, params))
+        rows = tqdm(stream, desc=name, unit=" rows", delay=2, disable=None)
+        for number, values in enumerate(rows, start=1):
+            if not columns:
+                columns = _wanted(values, params)
+            row = Row(f"{name}:{number}", f"row {number}", values)
+            if files_of_text and isinstance(params, OwnCorpus):
+                yield from _documents(row, values["text"], params.separator)
+            else:
+                yield row
 
 
-def _stream(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[dict[str, Any]]:
+def _documents(row: Row, text: str, separator: str) -> Iterator[Row]:
+    """A whole file of text, as our own reader divides it."""
+    file = LimitedFile(BytesIO(text.encode()), LARGEST, LARGEST)
+    try:
+        for part in text_rows(row.name, file, separator):
+            place = ", ".join(filter(None, [row.place, part.place]))
+            yield part._replace(place=place)
+    except UnreadableError as error:
+        yield row._replace(value=None, problem=str(error))
+
+
+@contextmanager
+def _told(data_set: str) -> Iterator[Callable[..., Any]]:
+    """A function that opens a data set; its failures, and those while it is read, are told."""
     try:
         datasets = importlib.import_module("datasets")
         httpx = importlib.import_module("huggingface_hub.utils").httpx  # the one that it runs on
@@ -70,20 +103,22 @@ def _stream(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[dic
         *(OSError, ValueError, datasets.exceptions.DatasetsError),
         *(httpx.HTTPError, aiohttp.ClientError),
     )
-    try:
-        stream = datasets.load_dataset(
+
+    def load(params: HuggingfaceSource, **keys: str) -> Any:
+        return datasets.load_dataset(
             params.dataset,
             params.config,
             split=params.split,
             revision=params.revision,
             streaming=True,
+            **keys,
         )
-        if columns := stream.column_names:  # unknown for some files until they are read
-            stream = stream.select_columns(_wanted(columns, params))
-        yield from stream
+
+    try:
+        yield load
     except failures as error:
         raise UserError(
-            f"{params.dataset}: {type(error).__name__}: {error}. Correct dataset, config, split or "
+            f"{data_set}: {type(error).__name__}: {error}. Correct dataset, config, split or "
             "revision, or check the network"
         ) from error
 
@@ -92,10 +127,7 @@ def _wanted(
     columns: Collection[str], params: HuggingfaceCorpus | HuggingfaceInstructions
 ) -> list[str]:
     """Those of the data set's columns that we read."""
-    for field in params.required:
-        if params.column_of[field] not in columns:
-            raise UserError(
-                f"{params.dataset}: no column '{params.column_of[field]}' for '{field}', only "
-                f"{', '.join(columns)}. Name the right one: column, or columns for instructions"
-            )
-    return [column for column in columns if column in params.column_of.values()]
+    wanted = params.wanted
+    if missing := wanted.missing(columns):
+        raise UserError(f"{params.dataset}: {missing_columns(missing, wanted.paths, columns)}")
+    return [column for column in columns if column in wanted.roots]

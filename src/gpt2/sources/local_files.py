@@ -11,8 +11,9 @@ from pydantic import Field
 from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.sources.checks import Sha256
-from gpt2.sources.formats import FormatParams, RawData, Reader, Row, inside
-from gpt2.sources.own_data import OwnCorpus, OwnInstructions
+from gpt2.sources.formats import FormatParams
+from gpt2.sources.own_data import CorpusFiles, InstructionFiles
+from gpt2.sources.rows import RawData, Row, inside
 
 PATTERN = frozenset("*?[")
 OUTPUTS = tuple(
@@ -38,11 +39,11 @@ class FileSource(FormatParams):
     """Of the file, if it is one."""
 
 
-class FileCorpus(FileSource, OwnCorpus):
+class FileCorpus(FileSource, CorpusFiles):
     """Documents out of files on this machine."""
 
 
-class FileInstructions(FileSource, OwnInstructions):
+class FileInstructions(FileSource, InstructionFiles):
     """Instruction records out of files on this machine."""
 
 
@@ -66,7 +67,7 @@ def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
     Raises:
         UserError: there are none, a file cannot be read, or it has another sha256.
     """
-    reader, place = _reader(params), root / params.path
+    reader, place = params.reader(), root / params.path
     folder, paths = find(params, root)
     if params.sha256 is not None and paths != [place]:
         raise UserError(f"{place}: several files, but one sha256. Remove it, or name one file")
@@ -95,17 +96,15 @@ def find(params: FileCorpus | FileInstructions, root: Path) -> Found:
     Raises:
         UserError: there are none, or the name of one is no text.
     """
-    reader, place = _reader(params), root / params.path
+    reader, place = params.reader(), root / params.path
     if place.is_file():
         return Found(place.parent, [place])
     if place.is_dir():
         folder, missing = place, f"no file below it ends in {reader.suffixes()}"
         found = [file for file in folder.rglob("*") if reader.knows(str(file.relative_to(folder)))]
     else:
-        folder, missing = (
-            _before_pattern(params.path, root),
-            "no file matches this pattern. Correct it",
-        )
+        folder = _before_pattern(params.path, root)
+        missing = "no file matches this pattern. Correct it"
         if folder == place:
             raise UserError(f"{place}: no such file. Correct the path in the parameters")
         found = list(folder.glob(str(place.relative_to(folder))))
@@ -117,10 +116,6 @@ def find(params: FileCorpus | FileInstructions, root: Path) -> Found:
         except UnicodeEncodeError as error:
             raise UserError(f"{os.fsencode(file)!r}: this name is not UTF-8. Rename it") from error
     return Found(folder, paths)
-
-
-def _reader(params: FileCorpus | FileInstructions) -> Reader:
-    return Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
 
 
 def _before_pattern(path: str, root: Path) -> Path:

@@ -1,17 +1,20 @@
 """A user's own data, wherever it comes from: rows become documents or instruction records."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from random import Random
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from gpt2.errors import UserError
 from gpt2.params import Fraction, NonNegative, Params, Positive
-from gpt2.sources.formats import Format, RawData, Row
+from gpt2.sources.conversations import records_of
+from gpt2.sources.fields import NOTHING, fields_of
+from gpt2.sources.formats import FormatParams, Reader
+from gpt2.sources.paths import FieldPath
 from gpt2.sources.records import (
     Document,
     InstructionRecord,
@@ -21,11 +24,14 @@ from gpt2.sources.records import (
     sample_each,
     split_of,
 )
+from gpt2.sources.row_checks import PROBLEMS_SHOWN, RowChecks
+from gpt2.sources.rows import RawData, Row
+from gpt2.sources.tables import Wanted
+from gpt2.sources.texts import END_OF_TEXT, NONE
 
-PROBLEMS_SHOWN = 20
+Column = Literal["instruction", "input", "output", "kind", "system", "conversation"]
 Filled = Annotated[str, StringConstraints(pattern=r"\S")]
 """Text that is more than white space."""
-Name = Annotated[str, Field(min_length=1)]
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +49,19 @@ class RowParams(Params):
     """Decides what is drawn, and for instructions what is held out."""
     on_bad_record: Literal["error", "skip"] = "error"
     """A row that is no document or record ends the stage, or is left out and counted."""
+    coerce: bool = False
+    """Numbers, booleans and dates in our fields become text, as JSON writes them, and lists a line
+    for each item. Without it they make a row a bad one; CSV holds nothing but text."""
 
 
 class OwnCorpus(RowParams):
     """Each row is a document: a whole text file, or a record with a text and, if wanted, a name."""
 
-    otherwise: ClassVar[Format] = "text"
-    required: ClassVar = ("text",)
-
-    column: Name = "text"
-    """The field of a record that holds the text."""
+    column: FieldPath = "text"
+    """The field of a record that holds the text, or the way to it: ``meta.body``."""
+    document_separator: Annotated[str, Field(min_length=1)] | None = END_OF_TEXT
+    """What stands between the documents of a file of text: a string; ``blank-lines``; null or
+    ``none``: each file is one document. Records are documents as they are."""
     lines: Literal["keep", "strip"] = "keep"
     """Texts as they are; or, as in the tutorial, without empty lines and without the white space
     around the others, joined by line feeds."""
@@ -62,15 +71,32 @@ class OwnCorpus(RowParams):
         """Where in the data each of our fields stands."""
         return {"name": "name", "text": self.column}
 
+    @property
+    def wanted(self) -> Wanted:
+        """The fields that are read."""
+        return Wanted(self.column_of, ("text",))
+
+    @property
+    def separator(self) -> str:
+        """As `text_rows` takes it."""
+        return self.document_separator or NONE
+
+
+class CorpusFiles(FormatParams, OwnCorpus):
+    """Documents out of files that we read ourselves."""
+
+    def reader(self) -> Reader:
+        """What reads them."""
+        return Reader(self.wanted, "text", self.format, self.csv, self.separator)
+
 
 class OwnInstructions(RowParams, SplitParams):
     """Each row is a record with ``instruction``, ``output`` and, if wanted, ``input``, ``kind``."""
 
-    otherwise: ClassVar[Format] = "json"
-    required: ClassVar = ("instruction", "output")
-
-    columns: dict[Literal["instruction", "input", "output", "kind"], Name] = Field({})
-    """Other names of these fields in the data: ``{instruction: prompt, output: response}``."""
+    columns: dict[Column, FieldPath] = Field({})
+    """Other names of these fields in the data, or the ways to them: ``{instruction: prompt, output:
+    answers[0].text}``. ``system`` is a text that goes before the instruction; ``conversation``
+    stands for instruction, input and output: a list of turns, each reply of which is a record."""
     split_by: Literal["hash", "position"] = "hash"
     """Which records are held out: drawn by the hash of the question, so that equal questions share
     a split whatever stands around them; or, as in the tutorial, by position: first those to train
@@ -81,8 +107,34 @@ class OwnInstructions(RowParams, SplitParams):
     @property
     def column_of(self) -> dict[str, str]:
         """Where in the data each of our fields stands."""
-        names = ("instruction", "input", "output", "kind")
-        return {name: name for name in names} | {str(key): at for key, at in self.columns.items()}
+        other: dict[str, str] = {str(field): path for field, path in self.columns.items()}
+        optional = ("kind",) if "conversation" in other else ("input", "kind")
+        # What another field is read from is not read for its own name as well.
+        unclaimed = (name for name in optional if name not in other.values())
+        return {name: name for name in (*self._required, *unclaimed)} | other
+
+    @property
+    def _required(self) -> tuple[str, ...]:
+        return ("conversation",) if "conversation" in self.columns else ("instruction", "output")
+
+    @property
+    def wanted(self) -> Wanted:
+        """The fields that are read."""
+        return Wanted(self.column_of, self._required)
+
+    @model_validator(mode="after")
+    def _read_every_field_from_one_place(self) -> Self:
+        if "conversation" in self.columns and {*self.columns} & {"instruction", "input", "output"}:
+            raise ValueError("a conversation holds instruction, input and output: name it alone")
+        return self
+
+
+class InstructionFiles(FormatParams, OwnInstructions):
+    """Instruction records out of files that we read ourselves."""
+
+    def reader(self) -> Reader:
+        """What reads them."""
+        return Reader(self.wanted, "json", self.format, self.csv)
 
 
 class OwnRecords(NamedTuple):
@@ -104,9 +156,6 @@ class _Alpaca(BaseModel):
     kind: Filled = "instruction"
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
 def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
     """The documents that ``params`` ask for, as they are read.
 
@@ -117,13 +166,23 @@ def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
         UserError: after the last one: the list of all rows that are none, unless they are to be
             skipped and others are left.
     """
-    checks = _Checks(_Text, data.origin, params)
+    items = partial(_texts, params=params)
+    checks = RowChecks(_Text, data.origin, params.wanted, items, params.on_bad_record)
+    divided: Counter[str] = Counter()
     for row in draw(data.rows, params):
-        item = checks.of(row)
-        if item is not None:
+        for item in checks.of(row):
+            divided[row.divided_at] += 1
             text = _without_empty_lines(item.text) if params.lines == "strip" else item.text
             yield Document(item.name or row.name, text)
     data.facts["skipped"] = checks.skipped()
+    for separator, number in divided.items():
+        if separator:
+            logger.info(
+                "%s: %s document(s) in files of text, divided at %s (document_separator)",
+                data.origin,
+                f"{number:,}",
+                separator,
+            )
 
 
 def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
@@ -131,29 +190,35 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
 
     A record that repeats another, word for word, is kept, and told: public data has some, and they
     only weigh twice. A row that is skipped keeps its place in the draw and in a split by position,
-    so that the splits of the others do not depend on it.
+    so that the splits of the others do not depend on it. All replies of a conversation share the
+    split of its first question.
 
     Raises:
         UserError: as `documents`.
     """
     found = []
-    checks = _Checks(_Alpaca, data.origin, params)
+    items = partial(_examples, params=params)
+    checks = RowChecks(_Alpaca, data.origin, params.wanted, items, params.on_bad_record)
     rows = list(draw(data.rows, params))
     first: dict[tuple[str, str, str], Row] = {}
     repeats: list[str] = []
+    emptied = 0
     for position, row in enumerate(rows):
-        item = checks.of(row)
-        if item is None:
-            continue
-        same = first.setdefault((item.instruction, item.input, item.output), row)
-        if same is not row:
-            repeats.append(f"{row.place or row.name} repeats {same.place or same.name}")
-        split = (
-            split_of(_question(item.instruction, item.input), params)
-            if params.split_by == "hash"
-            else split_at(position, len(rows), params)
-        )
-        found.append(InstructionRecord(**item.model_dump(), split=split, name=row.name))
+        replies = checks.of(row)
+        for number, item in enumerate(replies, start=1):
+            if item.input.strip().lower() in NOTHING:
+                item.input = ""
+                emptied += 1
+            same = first.setdefault((item.instruction, item.input, item.output), row)
+            if same is not row:
+                repeats.append(f"{row.place or row.name} repeats {same.place or same.name}")
+            split = (
+                split_of(_question(replies[0].instruction, replies[0].input), params)
+                if params.split_by == "hash"
+                else split_at(position, len(rows), params)
+            )
+            name = row.name if len(replies) == 1 else f"{row.name}.{number}"
+            found.append(InstructionRecord(**item.model_dump(), split=split, name=name))
     skipped = checks.skipped()
     if repeats:
         logger.warning(
@@ -162,6 +227,8 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
             len(repeats),
             "\n  ".join(repeats[:PROBLEMS_SHOWN]),
         )
+    if emptied:
+        logger.info("%s: %d input(s) such as <noinput> or N/A taken as empty", data.origin, emptied)
     shared = questions_in_two_splits(found)
     if shared:
         logger.warning(
@@ -174,6 +241,7 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     facts = {
         "skipped_records": skipped,
         "repeated_records": len(repeats),
+        "emptied_inputs": emptied,
         "questions_in_two_splits": len(shared),
     }
     return OwnRecords(found, facts)
@@ -223,89 +291,34 @@ def _without_empty_lines(text: str) -> str:
     return "\n".join(line.strip() for line in text.split("\n") if line.strip())
 
 
-class _Checks(Generic[Schema]):
-    """Rows made ``schema`` one by one, and a list of what was wrong, of which the end is not kept.
+def _texts(value: object, params: OwnCorpus) -> list[object]:
+    """The fields of a document: a text, or a record."""
+    return [_fields({params.column: value} if isinstance(value, str) else value, params)]
 
-    Args:
-        schema: what a row is to be.
-        origin: leads the messages.
-        params: say whether a bad row is an error.
+
+def _examples(value: object, params: OwnInstructions) -> list[object]:
+    """The fields of Alpaca's records that a row holds: one, or one for each reply.
+
+    Raises:
+        ConversationError: the turns of a conversation are not question and reply.
     """
-
-    def __init__(
-        self, schema: type[Schema], origin: str, params: OwnCorpus | OwnInstructions
-    ) -> None:
-        self._schema, self._origin, self._params = schema, origin, params
-        self._rows = self._bad = self._problems = 0
-        self._shown: list[str] = []
-        self._unused: set[str] = set()
-        self._alone = False
-
-    def of(self, row: Row) -> Schema | None:
-        """The row as ``schema``; None if it is bad."""
-        item, wrong = _check(row, self._schema, self._params.column_of)
-        self._alone |= not self._rows and not row.place
-        self._rows += 1
-        if isinstance(row.value, dict) and len(self._unused) < PROBLEMS_SHOWN:
-            self._unused |= row.value.keys() - self._params.column_of.values()
-        if wrong:
-            self.refuse(row, *wrong)
-        return item
-
-    def refuse(self, row: Row, *wrong: str) -> None:
-        """Count the row as bad, and tell what is wrong with it."""
-        self._bad += 1
-        self._problems += len(wrong)
-        for problem in wrong[: PROBLEMS_SHOWN - len(self._shown)]:
-            self._shown.append(f"{row.place}: {problem}" if row.place else problem)
-
-    def skipped(self) -> int:
-        """How many rows were bad, now that all have been checked.
-
-        Raises:
-            UserError: there were some, and they are an error; or there was no good one.
-        """
-        bad = self._bad
-        if not self._rows:
-            raise UserError(f"{self._origin}: no records in it")
-        if bad and (self._params.on_bad_record == "error" or bad == self._rows):
-            raise UserError(self._listed(self._origin))
-        if bad:
-            heading = f"{self._origin}: {bad:,} of {self._rows:,} records skipped"
-            logger.warning("%s", self._listed(heading))
-        if self._unused:
-            names = ", ".join(map(repr, sorted(self._unused)[:PROBLEMS_SHOWN]))
-            logger.info("%s: not read: %s", self._origin, names)
-        return bad
-
-    def _listed(self, heading: str) -> str:
-        """The heading and the first problems; on one line if the problem is the whole file's."""
-        if self._alone and self._problems == 1:
-            return f"{heading}: {self._shown[0]}"
-        more = self._problems - len(self._shown)
-        end = [f"and {more:,} more"] if more else []
-        return "\n  ".join([f"{heading}: {self._problems:,} problem(s)", *self._shown, *end])
+    fields = _fields(value, params)
+    if not isinstance(fields, dict):
+        return [fields]
+    system, turns = fields.pop("system", ""), fields.pop("conversation", None)
+    if "conversation" in params.columns:
+        return [{**fields, **record} for record in records_of(turns, system)]
+    if system and "instruction" in fields:
+        fields["instruction"] = f"{system}\n\n{fields['instruction']}"
+    return [fields]
 
 
-def _check(
-    row: Row, schema: type[Schema], columns: dict[str, str]
-) -> tuple[Schema | None, list[str]]:
-    """A row as ``schema``, or all that is wrong with it."""
-    if row.problem:
-        return None, [row.problem]
-    value: Any = row.value
-    if isinstance(value, str):
-        value = {columns["text"]: value} if "text" in columns else value
-    if isinstance(value, dict):
-        value = {field: value[at] for field, at in columns.items() if at in value}
-    try:
-        return schema.model_validate(value), []
-    except ValidationError as error:
-        return None, [_describe(problem, columns) for problem in error.errors()]
-
-
-def _describe(problem: Any, columns: dict[str, str]) -> str:
-    key = ".".join(columns.get(part, str(part)) for part in problem["loc"])
-    if problem["type"] == "string_pattern_mismatch":
-        return f"'{key}' is empty"
-    return f"'{key}': {problem['msg']}" if key else str(problem["msg"])
+def _fields(value: object, params: OwnCorpus | OwnInstructions) -> object:
+    """Our fields of a record; of what is no record, itself: the schema says so."""
+    wanted = params.wanted
+    listed = any(path.startswith("[") for path in wanted.paths.values())
+    if not isinstance(value, dict) and not (listed and isinstance(value, list)):
+        return value
+    fields = fields_of(value, wanted.paths, params.coerce)
+    # What may be left out may also be empty, as in a table.
+    return {name: it for name, it in fields.items() if it != "" or name in wanted.required}

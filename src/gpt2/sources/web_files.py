@@ -11,8 +11,9 @@ from pydantic import Field
 from gpt2 import files
 from gpt2.sources import urls
 from gpt2.sources.checks import Sha256, Url
-from gpt2.sources.formats import FormatParams, RawData, Reader, Row
-from gpt2.sources.own_data import OwnCorpus, OwnInstructions
+from gpt2.sources.formats import FormatParams
+from gpt2.sources.own_data import CorpusFiles, InstructionFiles
+from gpt2.sources.rows import RawData, Row
 
 
 class UrlSource(FormatParams):
@@ -27,11 +28,11 @@ class UrlSource(FormatParams):
     """Of the file. If it is given and the file has been fetched before, no network is needed."""
 
 
-class UrlCorpus(UrlSource, OwnCorpus):
+class UrlCorpus(UrlSource, CorpusFiles):
     """Documents out of a file on the web."""
 
 
-class UrlInstructions(UrlSource, OwnInstructions):
+class UrlInstructions(UrlSource, InstructionFiles):
     """Instruction records out of a file on the web."""
 
 
@@ -46,7 +47,7 @@ def read(params: UrlCorpus | UrlInstructions, cache: Path) -> RawData:
         places = [params.url, *params.mirrors]
         cache.mkdir(parents=True, exist_ok=True)
         urls.download(places, path, sha256=params.sha256, cache=cache)
-    reader = Reader(frozenset(params.column_of.values()), params.otherwise, params.format)
+    reader = params.reader()
     name = PurePosixPath(unquote(urlsplit(params.url).path)).name or "download"
     origin = urls.shown(params.url)
     raw = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}

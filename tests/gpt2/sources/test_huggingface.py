@@ -76,6 +76,51 @@ def test_every_bad_row_is_told(texts: str) -> None:
     ]
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty one, apart from the library's own."""
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def test_files_of_text_are_documents_as_our_own_are(folder: Path) -> None:
+    (folder / "train-1.txt").write_text("\nOne\n\nline\n")
+    (folder / "train-2.txt").write_text("Two\n<|endoftext|>\nThree\n<|endoftext|>\n")
+    name = f"{folder}:train"
+    assert documents(str(folder)) == [
+        Document(f"{name}:1", "\nOne\n\nline\n"),
+        Document(f"{name}:2:1", "Two"),
+        Document(f"{name}:2:2", "Three"),
+    ]
+    found = documents(str(folder), document_separator="blank-lines")
+    assert [document.text for document in found][:2] == ["One", "line"]
+    (folder / "train-3.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"row 3: empty"):
+        documents(str(folder))
+
+
+def test_csv_as_the_library_reads_it(folder: Path) -> None:
+    (folder / "train.csv").write_text('id,body\n1,One\n2,"Two, 2"\n3,\n')
+    found = documents(str(folder), column="body", on_bad_record="skip")
+    assert [document.text for document in found] == ["One", "Two, 2"]
+    assert [d.text for d in documents(str(folder), column="id", coerce=True)] == ["1", "2", "3"]
+    with pytest.raises(UserError, match=r"no column 'text', only id, body\. It looks like"):
+        documents(str(folder))
+
+
+def test_conversations_with_nested_paths(folder: Path) -> None:
+    turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hi."}]
+    rows = [{"id": n, "chat": {"turns": turns, "system": None}} for n in range(40)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    params = HuggingfaceInstructions(
+        source="huggingface",
+        dataset=str(folder),
+        columns={"conversation": "chat.turns", "system": "chat.system"},
+    )
+    found = own_data.instruction_records(read(params), params).records
+    assert [record[:3] for record in found] == [("Hi?", "", "Hi.")] * 40
+
+
 def test_instructions_from_json_lines(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, RECORDS)))
     params = HuggingfaceInstructions(

@@ -113,7 +113,7 @@ def test_files_that_are_not_there(tmp_path: Path, texts: Path) -> None:
     assert "no such file" in refused(tmp_path, "other.txt")
     assert "no file matches this pattern" in refused(tmp_path, "texts/*.doc")
     message = refused(tmp_path, "empty")
-    assert "no file below it ends in .json, " in message
+    assert "no file below it ends in .csv, " in message
     assert ".txt" in message
 
 

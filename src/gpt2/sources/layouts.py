@@ -1,0 +1,76 @@
+"""Known layouts of data, by the names of their fields, and the parameters that read them."""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+
+class _Layout(NamedTuple):
+    name: str
+    fields: frozenset[str]
+    """All of these are there."""
+    line: str
+    """The line of params.yaml, below the section."""
+
+
+def _questions(name: str, **columns: str) -> _Layout:
+    """A layout of instruction records with other names than ours."""
+    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items())
+    return _Layout(name, frozenset(columns.values()), f"columns: {{{pairs}}}")
+
+
+INSTRUCTIONS = (
+    _questions("ShareGPT", conversation="conversations"),
+    _questions("OpenAI's messages", conversation="messages"),
+    _questions("Dolly", instruction="instruction", input="context", output="response"),
+    _questions("OpenOrca", system="system_prompt", instruction="question", output="response"),
+    _questions("prompts and completions", instruction="prompt", output="completion"),
+    _questions("preferences", instruction="prompt", output="chosen"),
+    _questions("prompts and responses", instruction="prompt", output="response"),
+    _questions("instructions and responses", instruction="instruction", output="response"),
+    _questions("queries and responses", instruction="query", output="response"),
+    _questions("questions and answers", instruction="question", output="answer"),
+    _questions("problems and solutions", instruction="problem", output="solution"),
+    _questions("FLAN", instruction="inputs", output="targets"),
+    _questions("inputs and outputs", instruction="input", output="output"),
+)
+"""From the most particular one to the least."""
+CORPUS = tuple(
+    _Layout(f"texts in '{name}'", frozenset([name]), f"column: {name}")
+    for name in ("content", "body", "article", "story", "document", "raw_content", "passage")
+)
+
+
+def advice(names: Collection[str], required: Collection[str]) -> str:
+    """How to read data whose records have these fields; empty if it looks like nothing known.
+
+    Args:
+        names: of the fields that are there.
+        required: those of our fields that must be there; they tell a corpus from instructions.
+    """
+    section, layouts = ("corpus", CORPUS) if "text" in required else ("instructions", INSTRUCTIONS)
+    for layout in layouts:
+        if layout.fields <= {*names}:
+            return (
+                f"It looks like {layout.name}, which these lines of params.yaml read:\n"
+                f"    {section}:\n      {layout.line}"
+            )
+    return ""
+
+
+def missing_columns(
+    missing: Collection[str], paths: Mapping[str, str], columns: Collection[str]
+) -> str:
+    """The message that required fields stand in no column of a table.
+
+    Args:
+        missing: these fields of ours.
+        paths: where in the data each of our fields should stand.
+        columns: those that are there.
+    """
+    wanted = " and ".join(
+        f"'{paths[field]}'" + (f" for '{field}'" if paths[field] != field else "")
+        for field in missing
+    )
+    shown = ", ".join(name if name and name == name.strip() else repr(name) for name in columns)
+    hint = advice(columns, paths) or "Name the right one: column, or columns for instructions"
+    return f"no column {wanted}, only {shown}. {hint}"
