@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from scripts.deps import ROOT, dependencies, imports
+from tests import yaml12
 
 GPT2 = ROOT / "src" / "gpt2"
 STAGES = ROOT / "stages"
@@ -20,7 +20,7 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 LEVELS = (
     {"errors"},
     {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"},
-    {"tracking", "device", "attention"},
+    {"tracking", "device", "attention", "yaml_files"},
     {"tokenizer", "sources", "model"},
     {"shards", "instructions", "optim", "loss", "text_metrics", "flops"},
     {"weights", "generation", "checkpoint", "judge", "pace"},
@@ -119,7 +119,7 @@ def test_modules_that_write_a_text_import_no_compiler() -> None:
 
 def stages_in_dvc_yaml() -> Iterator[tuple[str, Path, list[str]]]:
     """Name, file and ``.py`` dependencies of each stage."""
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    pipeline = yaml12.loads((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     for name, stage in pipeline["stages"].items():
         command = re.match(r"python -m stages\.(\w+)", stage["cmd"])
         assert command, f"{name}: cmd must begin with 'python -m stages.<name>'"

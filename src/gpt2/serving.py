@@ -40,7 +40,7 @@ FIELDS = ("prompt", "instruction", "input")
 """Of a record: a text to continue; or an instruction, with an input if it has one."""
 REQUIREMENTS = (
     *("mlflow", "numpy", "pandas", "psutil", "pydantic"),
-    *("pyyaml", "safetensors", "tiktoken", "torch", "tqdm"),
+    *("safetensors", "tiktoken", "torch", "tqdm"),
 )
 """What the packaged model imports."""
 DEFAULT = SamplingParams(max_new_tokens=100)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2.files import read_json, read_manifest
 from gpt2.instructions import load_records
 from gpt2.tokenizer import END_OF_TEXT, Tokenizer
 from stages import download, tokenize
+from tests import yaml12
 from tests.file_server import serving
 
 MEGABYTE = 10**6
@@ -52,7 +52,7 @@ def fetch(
         "judge": {"backend": "llamacpp", "model": {"file": "own.gguf"}},
         "tokenize": {"val_fraction": VAL_FRACTION, "seed": 1, "shard_tokens": 500},
     }
-    Path("params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(sections), encoding="utf-8")
     places = "--corpus-dir=raw --instructions-file=instructions.jsonl"
     return CliRunner().invoke(
         download.main, f"{places} --tokenizer-dir=raw-tokenizer --judge-dir=judge"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2.files import digest, new_directory, read_json, read_manifest
@@ -23,6 +22,7 @@ from stages.tokenize import (
     share_of,
     split_documents,
 )
+from tests import yaml12
 
 TEXTS = [
     text
@@ -54,7 +54,7 @@ def documents(texts: list[str]) -> list[str | bytes]:
 
 def run(tokenizer: dict[str, object] = BPE, **changes: object) -> Result:
     sections = {"tokenizer": tokenizer, "tokenize": TOKENIZE | changes}
-    Path("params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(sections), encoding="utf-8")
     places = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
     return CliRunner().invoke(
         main, [*places, "--tokenizer-dir=tokenizer", "--tokens-dir=tokens"], catch_exceptions=False
