@@ -42,7 +42,8 @@ def _responses(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "answers       chrF / exact match in percent, on the test split"
     yield " " * 14 + "".join(f"{system.replace('_', ' '):>16}" for system in SYSTEMS)
     for kind, scores in metrics["by_kind"].items():
-        yield f"  {kind:<12}" + "".join(f"{_cell(scores.get(system)):>16}" for system in SYSTEMS)
+        shown = " ".join(kind.split())
+        yield f"  {shown:<12}" + "".join(f"{_cell(scores.get(system)):>16}" for system in SYSTEMS)
 
 
 def _cell(score: Mapping[str, float] | None) -> str:

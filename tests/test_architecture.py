@@ -20,7 +20,8 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 LEVELS = (
     {"errors"},
     {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"},
-    {"tracking", "device", "attention", "yaml_files"},
+    {"yaml_files"},
+    {"tracking", "device", "attention"},
     {"tokenizer", "sources", "model"},
     {"shards", "instructions", "optim", "loss", "text_metrics", "flops"},
     {"weights", "generation", "checkpoint", "judge", "pace"},

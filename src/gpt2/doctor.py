@@ -33,7 +33,7 @@ from gpt2.processor import (
 from gpt2.report.formats import memory as in_words
 from gpt2.sources import local_files, urls
 from gpt2.sources.local_files import FileCorpus, FileInstructions
-from gpt2.tracking.store import STORE, probe
+from gpt2.tracking.store import STORE, own_store, probe
 
 OLDEST_PYTHON = (3, 11)
 NETWORK_SECONDS = 5
@@ -214,8 +214,8 @@ def dvc(root: Path) -> Check:
 
 def store(root: Path) -> Check:
     """MLflow's store takes what the stages tell it; without it they run untold."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / STORE}"
-    own = uri == f"sqlite:///{root.resolve() / STORE}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or own_store(root.resolve())
+    own = uri == own_store(root.resolve())
     shown = STORE if own else "MLFLOW_TRACKING_URI"
     remedy = "Tracking is off meanwhile. Mend it, or unset MLFLOW_TRACKING_URI"
     try:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,9 @@ MOST_VALUES = 100_000
 DISPUTED = re.compile(r"[yn]|yes|no|on|off|[-+]?[\d_.:]*\d[\d_.:]*", re.IGNORECASE | re.ASCII)
 """Scalars that YAML 1.1 and 1.2 may read differently: words, octal and sexagesimal numbers."""
 
+WRONG_VALUES = (ValueError, LookupError, AttributeError, AssertionError, RecursionError)
+"""What ruamel.yaml raises besides its own errors: 2026-13-45, !!bool maybe, %YAML 1.3, [[[[..."""
+
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping at the top of a YAML 1.2 file, each scalar as DVC reads and writes it.
@@ -30,6 +34,14 @@ def load_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, not UTF-8, not YAML, not a mapping, or too large.
     """
     return _read(path)[0]
+
+
+def dump_yaml(values: Mapping[str, object]) -> str:
+    """The text of a YAML 1.2 file, as DVC writes it."""
+    yaml, stream = YAML(), StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(dict(values), stream)
+    return stream.getvalue()
 
 
 def load(schema: TypeForm[Section], path: Path, section: str) -> Section:
@@ -80,15 +92,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Node]:
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UserError(f"{path}: not valid YAML ({line}{error.problem})") from error
-    # Not all that is raised is of its own: 2026-13-45, !!bool maybe, !!timestamp never, [[[[...
-    except (
-        YAMLError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-        RecursionError,
-    ) as error:
+    except (YAMLError, *WRONG_VALUES) as error:
         raise UserError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
@@ -109,18 +113,16 @@ def _count(node: Node, counted: dict[int, int]) -> int:
     return counted[id(node)]
 
 
-def _scalars(
-    node: Node, keys: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], ScalarNode]]:
+def _scalars(node: Node, *keys: str) -> Iterator[tuple[Sequence[str], ScalarNode]]:
     """Every scalar that is a value, with the keys that lead to it."""
     if isinstance(node, ScalarNode):
         yield keys, node
     elif isinstance(node, SequenceNode):
         for index, part in enumerate(node.value):
-            yield from _scalars(part, (*keys, str(index)))
+            yield from _scalars(part, *keys, str(index))
     else:
         for key, part in node.value:
-            yield from _scalars(part, (*keys, str(key.value)))
+            yield from _scalars(part, *keys, str(key.value))
 
 
 def _other_keys(value: object) -> Iterator[object]:

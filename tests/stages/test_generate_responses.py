@@ -1,8 +1,12 @@
+import csv
+import io
+
+import pandas as pd
 import pytest
 
 from gpt2.errors import UserError
 from gpt2.sources.records import InstructionRecord, Split
-from stages.generate_responses import choose_records, score_by_kind
+from stages.generate_responses import choose_records, plot, score_by_kind
 
 
 def record(index: int, kind: str = "describe", split: Split = "test") -> InstructionRecord:
@@ -47,3 +51,20 @@ def test_both_models_stand_beside_the_trivial_baselines():
     assert 0 < scores["most_frequent"]["chrf"] < 100
     assert scores["name_as_words"]["rouge_l"] == 100
     assert "name_as_words" not in score_by_kind(train, [record(1, "name")], {})["name"]
+
+
+def test_kinds_of_any_name_are_one_field_of_the_plot():
+    kinds = ["writing, creative", 'the "rest"', "two\nlines", "a;b", "100%", "摘要", ""]
+    scores = {"chrf": 1.0, "rouge_l": 0.5, "exact_match": 0.0}
+    text = plot({kind: {"n": 1, "finetuned": scores, "base": scores} for kind in kinds})
+    for rows in (csv.DictReader(io.StringIO(text)), pandas_rows(text)):
+        assert [tuple(row.values()) for row in rows] == [
+            (kind, answerer, "1.00", "0.50", "0.00")
+            for kind in kinds
+            for answerer in ("finetuned", "base")
+        ]
+
+
+def pandas_rows(text: str) -> list[dict[str, str]]:
+    frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
