@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2.streams import standard_streams
 from stages.running import STAGES
 
 SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
@@ -73,8 +74,13 @@ def main() -> None:
 
 def _read(directory: Path) -> dict[str, Any]:
     files = {stage: directory / f"{stage}.json" for stage in STAGES}
-    return {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
+    return {
+        stage: json.loads(file.read_text(encoding="utf-8"))
+        for stage, file in files.items()
+        if file.exists()
+    }
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=True):
+        main()

@@ -16,6 +16,7 @@ from gpt2.params import Params
 from gpt2.sources import gpt2_tokenizer, hub
 from gpt2.sources.checks import Sha256, Url, check_sha256
 from gpt2.sources.hub import CONFIG, RELEASES, WEIGHTS
+from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from stages.running import EXAMPLES, running
 
@@ -203,4 +204,5 @@ def check_size(model: "GPT2", parameters: int, size: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

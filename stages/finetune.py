@@ -24,6 +24,7 @@ from gpt2.instructions import (
 )
 from gpt2.params import Fraction, Positive
 from gpt2.sources.records import InstructionRecord, sample
+from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
 from stages.running import EXAMPLES, running
@@ -193,4 +194,5 @@ def _examples(
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

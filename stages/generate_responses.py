@@ -18,6 +18,7 @@ from gpt2.params import Positive
 from gpt2.progress import Progress
 from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import InstructionRecord, sample
+from gpt2.streams import standard_streams
 from gpt2.text_metrics import most_frequent, score
 from stages.running import EXAMPLES, running
 
@@ -191,4 +192,5 @@ def plot(by_kind: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

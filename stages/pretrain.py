@@ -12,6 +12,7 @@ from gpt2.generation import SamplingParams, generate
 from gpt2.model import GPT2, Architecture, GPT2Config
 from gpt2.params import Positive
 from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
+from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import Evaluation, TrainParams, fit
 from stages.running import EXAMPLES, running
@@ -112,4 +113,5 @@ def main(params_path: Path, tokens_dir: Path, tokenizer_dir: Path, model_dir: Pa
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

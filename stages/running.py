@@ -19,6 +19,7 @@ from gpt2 import yaml_files
 from gpt2.errors import UserError
 from gpt2.files import read_json, write_json, writing
 from gpt2.locks import locked
+from gpt2.streams import names_of_files
 from gpt2.tracking import Tracker, flatten, track
 
 Section = TypeVar("Section")
@@ -106,7 +107,7 @@ def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[
         try:
             # The working directory, not the root, is what two runs of a stage would both write to:
             # experiments in temporary copies may run side by side.
-            with writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
+            with names_of_files(), writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
                 click.echo(f"{stage}: started")
                 settings = yaml_files.load_yaml(params_path)
                 for section in sections:

@@ -19,7 +19,17 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 # From the bottom up. A module imports only from lower levels; the modules of a package are one.
 LEVELS = (
     {"errors"},
-    {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"},
+    {
+        "files",
+        "params",
+        "batch",
+        "locks",
+        "progress",
+        "interrupts",
+        "outliers",
+        "processor",
+        "streams",
+    },
     {"yaml_files"},
     {"tracking", "device", "attention"},
     {"tokenizer", "sources", "model"},

@@ -336,7 +336,12 @@ def _output(*command: str) -> str:
     """What a program prints; empty if it fails, is missing or takes too long."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=PROGRAM_SECONDS
+            command,
+            capture_output=True,
+            encoding=sys.getfilesystemencoding(),  # paths come back as Python has them
+            errors="surrogateescape",
+            check=True,
+            timeout=PROGRAM_SECONDS,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

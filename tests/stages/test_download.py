@@ -136,7 +136,7 @@ def test_a_data_set_of_the_hubs_layout() -> None:
     pytest.importorskip("datasets")
     for name, values in {"corpus": [{"text": "One"}], "records": RECORDS}.items():
         Path(name).mkdir()
-        Path(name, "train.jsonl").write_text("\n".join(map(json.dumps, values)))
+        Path(name, "train.jsonl").write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
     corpus = {"source": "huggingface", "dataset": str(Path("corpus").resolve())}
     instructions = {"source": "huggingface", "dataset": str(Path("records").resolve())}
     result = run(corpus=corpus, instructions=instructions)

@@ -146,7 +146,7 @@ def test_no_model_is_wanted() -> None:
 
 
 def test_without_a_model_nobody_waits_for_pytorch() -> None:
-    Path("params.yaml").write_text("gpt2_weights: {size: none}\n")
+    Path("params.yaml").write_text("gpt2_weights: {size: none}\n", encoding="utf-8")
     arguments = ["stages.download_gpt2_weights", "--model-dir", str(MODEL_DIRECTORY)]
     process = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *arguments],
@@ -240,7 +240,7 @@ def test_our_own_directory_is_checked_against_its_manifest() -> None:
     assert run(**OWN).exit_code == 0
     MODEL_DIRECTORY.rename("ours")
     assert run(**{**OWN, "path": "ours"}).exit_code == 0
-    with Path("ours/config.json").open("a") as file:
+    with Path("ours/config.json").open("a", encoding="utf-8") as file:
         file.write(" ")
     refused("ours: damaged", "config.json", **{**OWN, "path": "ours"})
 

@@ -187,7 +187,7 @@ def test_gpt2_takes_its_tokenizer_from_the_download() -> None:
     assert run({"kind": "gpt2"}).exit_code == 0
     assert Tokenizer.load(Path("tokenizer")).fingerprint == tokenizer.fingerprint
     assert read_manifest(Path("tokenizer"))["kind"] == "gpt2"
-    Path("raw/merges.txt").write_text("changed")
+    Path("raw/merges.txt").write_text("changed", encoding="utf-8")
     result = run({"kind": "gpt2"})
     assert result.exit_code == 1
     assert "raw: damaged.\n  merges.txt: sha256" in result.stderr

@@ -113,7 +113,7 @@ def own_store(root: Path) -> str:
     SQLAlchemy decodes it, and takes what follows a ``?`` for options. With the driver's name MLflow
     leaves it to SQLAlchemy; without, it makes a directory of the encoded name.
     """
-    return f"sqlite+pysqlite:///{quote(str(root / STORE))}"
+    return f"sqlite+pysqlite:///{quote(os.fsencode(root / STORE))}"
 
 
 def probe(uri: str, root: Path) -> None:
@@ -125,6 +125,10 @@ def probe(uri: str, root: Path) -> None:
         question = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
         requests.get(question, {"experiment_name": EXPERIMENT}, timeout=PROBE_SECONDS)
     elif uri == own_store(root):
+        if str(root) != stored(root):  # bytes that the locale's encoding has no characters for
+            raise OSError(
+                f"{stored(root)} has characters unknown to this locale. Set LC_ALL=C.UTF-8"
+            )
         with closing(sqlite3.connect(root / STORE, timeout=PROBE_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
 
