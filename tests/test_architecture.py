@@ -29,6 +29,7 @@ LEVELS = (
         "outliers",
         "processor",
         "streams",
+        "repository",
     },
     {"yaml_files"},
     {"tracking", "device", "attention"},

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gpt2 import repository
 from gpt2.device import DeviceParams, choose_runtime, native_formats
 from gpt2.errors import UserError
 from gpt2.judge.judges import open_judge
@@ -191,9 +192,8 @@ def compiler(needed: bool) -> Check:
 
 def git(root: Path) -> Check:
     """A repository with a commit: `dvc exp run` starts from one."""
-    commit = _output("git", "-C", str(root), "rev-parse", "--short", "HEAD")
-    remedy = 'Install git, then here: git init && git add . && git commit -m "Start"'
-    return Check("git", bool(commit), f"at {commit}" if commit else "no commit here", remedy)
+    found = repository.examine(root)
+    return Check("git", not found.problem, found.problem or f"at {found.commit}", found.remedy)
 
 
 def dvc(root: Path) -> Check:

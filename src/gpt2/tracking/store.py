@@ -190,6 +190,17 @@ def open_run(plan: Plan, uri: str, root: Path, resume: Path | None) -> "OpenRun"
     return OpenRun(store, run, plan)
 
 
+def experiment_in_use(uri: str, root: Path) -> str:
+    """The id of the experiment that stages report to; empty if there is none yet."""
+    from mlflow.tracking import MlflowClient
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = MlflowClient(uri).get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise DeletedExperimentError(name, found.experiment_id, uri, root)
+    return str(found.experiment_id) if found else ""
+
+
 class Store:
     """The experiment in an MLflow store."""
 
@@ -212,10 +223,8 @@ class Store:
 
     def _find_experiment(self, root: Path) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        if found := self.client.get_experiment_by_name(name):
-            if found.lifecycle_stage == "deleted":
-                raise DeletedExperimentError(name, found.experiment_id, self.uri, root)
-            return found.experiment_id
+        if found := experiment_in_use(self.uri, root):
+            return found
         # Absolute, as a stage may run in a copy of the repository. A server has a place of its own.
         artifacts = (root / ARTIFACTS).as_uri() if self.uri.startswith("sqlite") else None
         return self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
