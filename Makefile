@@ -2,13 +2,14 @@
 # README.md says how to do without make. TORCH_INDEX is where PyTorch comes from: cpu (PyTorch's own
 # index), plain (as all packages), an index's address or a directory; empty: as the machine needs it.
 .POSIX:
-.PHONY: help run test faults bench gpu ui sweep profile lock
+.PHONY: help run test faults bench gpu ui sweep profile lock repository
 
 PYTHON = python3
 PORT = 5000
 ISA =
 INSTALL = .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 TORCH = .venv/bin/python -m scripts.install --index '$(TORCH_INDEX)'
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 # The same list whatever the build of torch, which names its CUDA libraries itself.
 FREEZE = .venv/bin/python -m pip freeze --all | \
 	sed '/^pip==/d; /^nvidia-/d; /^cuda-/d; /^triton==/d; s/^\(torch==[^+]*\)+.*/\1/'
@@ -16,7 +17,7 @@ FREEZE = .venv/bin/python -m pip freeze --all | \
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
 
-run: .venv/run ## run the pipeline and print its results; what is up to date is left alone
+run: repository .venv/run ## run the pipeline and print its results; what is up to date is left alone
 	@. .venv/bin/activate && { dvc status --quiet || gpt2 validate --brief; } && dvc repro && \
 		python -m scripts.summary
 
@@ -35,13 +36,10 @@ bench: .venv/test ## measure the speed of everything beside its peers, about 45 
 gpu: .venv/test ## check an NVIDIA GPU against the CPU, and time it beside its peers
 	@. .venv/bin/activate && python -m benchmarks.gpu
 
-ui: .venv/run ## show the runs in a browser (PORT=5000)
-	@test -s mlflow.db || { echo 'error: there are no runs yet. First: make run' >&2; exit 1; }
-	@echo 'all runs: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning'
-	@. .venv/bin/activate && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-		mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+ui: .venv/run ## show the runs in a browser (PORT=5000, or the next that is free)
+	@. .venv/bin/activate && python -m scripts.ui --port '$(PORT)'
 
-sweep: .venv/run ## try a grid of parameters (S="finetune.lr=0.001,0.002 finetune.epochs=1,2")
+sweep: repository .venv/run ## try a grid of parameters (S="finetune.lr=0.001,0.002 finetune.epochs=1,2")
 	@. .venv/bin/activate && python -m scripts.sweep $(S)
 
 profile: ## put a profile in place of params.yaml (P=name)
@@ -61,8 +59,12 @@ lock: ## pin anew what requirements*.in name, from the package index
 	$(INSTALL)
 	touch .venv/run .venv/test
 
+repository:
+	@$(NEW_ENOUGH)
+	@PYTHONPATH=src $(PYTHON) -m gpt2.repository
+
 .venv/run: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv .venv
 	@$(TORCH)
 	.venv/bin/python -m pip install -r requirements.txt

@@ -1,7 +1,7 @@
 """Everything that a GPU should do, checked and timed in one run of a few minutes.
 
 ``make gpu``, or ``python -m benchmarks.gpu`` wherever there are torch (2.11 or newer), numpy,
-click, psutil, pydantic, PyYAML, safetensors, tiktoken and tqdm. Hugging Face's GPT-2 is a peer
+click, psutil, pydantic, safetensors, tiktoken and tqdm. Hugging Face's GPT-2 is a peer
 where transformers and accelerate are installed. Checked against the CPU: logits, loss, gradients,
 greedy tokens; and that a killed training ends where an undisturbed one does. Timed, at 124M:
 training steps, finetuning of texts of unequal length, generation.

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
-import yaml
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Sample, Timing, child, record, take_turns
+from gpt2.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from tests.pipeline import Pipeline, Repository
@@ -65,7 +65,7 @@ def main(
 
 def starts(pipeline: "Pipeline", rounds: int) -> Iterator[Row]:
     """A row for each stage, and one for the command that generates."""
-    lock = yaml.safe_load((pipeline.directory / "dvc.lock").read_text())
+    lock = load_yaml(pipeline.directory / "dvc.lock")
     commands = {name: stage["cmd"] for name, stage in lock["stages"].items()}
     commands["gpt2 generate"] = f"python -m {GENERATE}"
     sides: dict[str, Callable[[], Sample]] = {"import torch": _import_torch}

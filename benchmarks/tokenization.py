@@ -28,7 +28,6 @@ from typing import Any
 
 import click
 import numpy as np
-import yaml
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, child, record, take_turns
@@ -82,7 +81,7 @@ def compare(
     """All sides on a corpus of ``megabytes``."""
     with new_directory(place / "raw") as raw:
         tokenizer.save(raw)
-    (place / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (place / "params.yaml").write_text(json.dumps(PARAMS), encoding="utf-8")
     text_bytes = write_corpus(place, texts, megabytes * 10**6)
     names = [name for name in SIDES if name != NANOGPT or with_nanogpt]
     with ExitStack() as stack:
@@ -232,7 +231,8 @@ def memory_growth(call: Callable[[], object]) -> int:
 
 
 def _anonymous() -> int:
-    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 SIDES = {OURS: ours, NANOGPT: nanogpt, BARE: bare}

@@ -6,6 +6,8 @@ DVC follows no imports. ``python -m scripts.deps`` prints the list of every stag
 import ast
 from pathlib import Path
 
+from gpt2.streams import standard_streams
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"gpt2": ROOT / "src" / "gpt2", "stages": ROOT / "stages"}
 DATA = ("*.jinja", "*.css")
@@ -61,5 +63,6 @@ def _only_docstring(file: Path) -> bool:
 
 
 if __name__ == "__main__":
-    for stage in sorted((ROOT / "stages").glob("[!_]*.py")):
-        print(f"{stage.name}:", *(f"      - {path}" for path in dependencies(stage)), sep="\n")
+    with standard_streams(needed=True):
+        for stage in sorted((ROOT / "stages").glob("[!_]*.py")):
+            print(f"{stage.name}:", *(f"      - {path}" for path in dependencies(stage)), sep="\n")

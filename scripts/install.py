@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -88,7 +89,7 @@ def nvidia_gpu() -> bool:
     """Whether NVIDIA's driver answers and lists a GPU."""
     command = ["nvidia-smi", "--list-gpus"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
+        answer = _answer(command, DRIVER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.returncode == 0 and answer.stdout.startswith("GPU ")
@@ -102,7 +103,7 @@ def objection(index: str, pin: str) -> str:
     command = [*PIP, "index", "versions", "torch", *_from(index), "-vv", "--retries=0"]
     command.append(f"--timeout={CONNECT_SECONDS}")
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+        answer = _answer(command, PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         return "is too slow"
     if "Could not fetch URL" in answer.stdout:
@@ -134,6 +135,12 @@ def announcement(index: str | None, system: str, machine: str) -> str:
     return f"packages: at most {download} GB to download, {disk} GB on the disk ({build})"
 
 
+def _answer(command: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds
+    )
+
+
 def _from(index: str) -> list[str]:
     """pip's options for wheels of torch from there and, if so configured, the user's own links.
 
@@ -158,7 +165,9 @@ def _shown(index: str) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """Print a line, as far as standard output takes it: the installation does not hang on that."""
+    with suppress(OSError):
+        print(line.encode("ascii", "backslashreplace").decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2.streams import standard_streams
 from stages.running import WITH_RESULTS
 
 SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
@@ -42,7 +43,8 @@ def _responses(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "answers       chrF / exact match in percent, on the test split"
     yield " " * 14 + "".join(f"{system.replace('_', ' '):>16}" for system in SYSTEMS)
     for kind, scores in metrics["by_kind"].items():
-        yield f"  {kind:<12}" + "".join(f"{_cell(scores.get(system)):>16}" for system in SYSTEMS)
+        shown = " ".join(kind.split())
+        yield f"  {shown:<12}" + "".join(f"{_cell(scores.get(system)):>16}" for system in SYSTEMS)
 
 
 def _cell(score: Mapping[str, float] | None) -> str:
@@ -72,8 +74,13 @@ def main() -> None:
 
 def _read(directory: Path) -> dict[str, Any]:
     files = {stage: directory / f"{stage}.json" for stage in WITH_RESULTS}
-    return {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
+    return {
+        stage: json.loads(file.read_text(encoding="utf-8"))
+        for stage, file in files.items()
+        if file.exists()
+    }
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=True):
+        main()

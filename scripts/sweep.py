@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from gpt2.report.comparison import LOWER_IS_BETTER
+from gpt2.streams import standard_streams
 from gpt2.tracking.context import flatten
 
 WAITING = ("queued", "running")
@@ -167,7 +168,7 @@ def _run(grid: Sequence[str], sweep: str, jobs: int) -> None:
 def _show(revision: str) -> tuple[Experiment, str, list[Experiment]]:
     """The workspace, the commit that ``revision`` is, and the experiments that stand on it."""
     command = ["dvc", "exp", "show", "--json", "--rev", revision]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8")
     if process.returncode:
         sys.exit(process.returncode)
     workspace, commit = json.loads(process.stdout)
@@ -187,4 +188,5 @@ def _call(*command: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=True):
+        main()

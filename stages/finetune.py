@@ -24,6 +24,7 @@ from gpt2.instructions import (
 from gpt2.params import Fraction, Positive
 from gpt2.sampling import SamplingParams
 from gpt2.sources.records import InstructionRecord, sample_records
+from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
 from stages.running import EXAMPLES, running
@@ -196,4 +197,5 @@ def _examples(
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

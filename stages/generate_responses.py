@@ -1,5 +1,7 @@
 """Stage ``generate-responses``: the finetuned and the base model answer the test records."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from gpt2.progress import Progress
 from gpt2.sampling import SamplingParams
 from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import InstructionRecord, sample_records
+from gpt2.streams import standard_streams
 from gpt2.text_metrics import most_frequent, score
 from stages.running import EXAMPLES, running
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLOT = Path("plots/generate_responses.csv")
+PLOTTED = ("chrf", "rouge_l", "exact_match")
 
 
 class GenerateResponsesParams(SamplingParams, DeviceParams):
@@ -84,7 +88,7 @@ def main(
         with files.new_directory(responses_dir, {"params": params.model_dump()}) as new:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             files.write_text(new / "responses.jsonl", "".join(lines))
-        files.write_text(PLOT, _csv(by_kind))
+        files.write_text(PLOT, plot(by_kind))
         run.tracker.table(rows, "responses.json")
         texts = {"reference": [record.output for record in asked], **answers}
         run.tracker.figure(length_figure(texts), "response_lengths.png")
@@ -174,17 +178,18 @@ def length_figure(answers: Mapping[str, Sequence[str]]) -> "Figure":
     return figure
 
 
-def _csv(by_kind: dict[str, dict[str, Any]]) -> str:
-    lines = ["kind,answerer,chrf,rouge_l,exact_match\n"]
+def plot(by_kind: dict[str, dict[str, Any]]) -> str:
+    """The scores as CSV, a line for each kind and answerer."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["kind", "answerer", *PLOTTED])
     for kind, answerers in by_kind.items():
         for answerer, scores in answerers.items():
             if answerer != "n":
-                values = ",".join(
-                    f"{scores[key]:.2f}" for key in ("chrf", "rouge_l", "exact_match")
-                )
-                lines.append(f"{kind},{answerer},{values}\n")
-    return "".join(lines)
+                writer.writerow([kind, answerer, *(f"{scores[key]:.2f}" for key in PLOTTED)])
+    return text.getvalue()
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

@@ -17,10 +17,10 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.judge import judge_files
 from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams
-from gpt2.params import load
 from gpt2.sources import local_files
 from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.sources.local_files import OUTPUTS, FileCorpus, FileInstructions, is_output
+from gpt2.yaml_files import load
 from stages.download import CorpusParams, InstructionsParams
 from stages.download_gpt2_weights import Gpt2WeightsParams, checkpoint
 from stages.running import EXAMPLES, framed
@@ -191,4 +191,5 @@ def _link(place: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

@@ -19,7 +19,6 @@ from gpt2.instructions import encode, load_records
 from gpt2.judge.params import LlamaCppParams, WheelModel
 from gpt2.model import GPT2Config
 from gpt2.optim import stable_steps
-from gpt2.params import load_yaml
 from gpt2.processor import parsing_rate
 from gpt2.sources import gpt2_tokenizer, hub, package_docs
 from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
@@ -30,6 +29,7 @@ from gpt2.sources.records import InstructionRecord
 from gpt2.sources.web_files import UrlCorpus, UrlInstructions
 from gpt2.tokenizer import BpeTokenizerParams, Gpt2TokenizerParams, Tokenizer
 from gpt2.trainer import TrainParams
+from gpt2.yaml_files import load_yaml
 from stages import finetune, generate_responses
 from stages.download import WHEELS
 from stages.schemas import GPT2, GPT2_CONTEXT, PRETRAINED, Sections
@@ -320,10 +320,14 @@ class Plan:
         )
 
     def _locked(self, stage: str) -> dict[str, Any]:
-        path = self.root / "dvc.lock"
-        locked = load_yaml(path).get("stages", {}).get(stage, {}) if path.is_file() else {}
+        locked = self._lock.get("stages", {}).get(stage, {})
         parameters: dict[str, Any] = locked.get("params", {}).get("params.yaml", {})
         return parameters
+
+    @cached_property
+    def _lock(self) -> dict[str, Any]:
+        path = self.root / "dvc.lock"
+        return load_yaml(path) if path.is_file() else {}
 
     @cached_property
     def _slower(self) -> float:

@@ -15,6 +15,7 @@ from gpt2.model import GPT2, Architecture, GPT2Config
 from gpt2.params import Positive
 from gpt2.sampling import SamplingParams
 from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
+from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import Evaluation, TrainParams, compiles, fit
 from stages.running import EXAMPLES, NO_WEIGHTS, running
@@ -171,4 +172,5 @@ def other_shape(wanted: Architecture, found: Architecture) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

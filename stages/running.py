@@ -15,13 +15,16 @@ from typing import Any, NoReturn, TypeVar
 import click
 from typing_extensions import TypeForm
 
-from gpt2 import params
+from gpt2 import yaml_files
 from gpt2.errors import UserError
 from gpt2.files import read_json, write_json, writing
 from gpt2.locks import locked
+from gpt2.streams import names_of_files
 from gpt2.tracking import Tracker, flatten, track
 
 Section = TypeVar("Section")
+
+log = logging.getLogger(__name__)
 
 STAGES = (
     "own_files",
@@ -80,7 +83,7 @@ class Run:
 
     def load(self, schema: TypeForm[Section], section: str) -> Section:
         """One section of the parameter file, checked against ``schema``."""
-        return params.load(schema, self.params_path, section)
+        return yaml_files.load(schema, self.params_path, section)
 
     def metrics(self, values: Mapping[str, Any], speed: Mapping[str, float] | None = None) -> None:
         """Write the results to ``metrics/<stage>.json`` and tell the tracker all numbers.
@@ -104,9 +107,11 @@ def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[
     """
     started = time.monotonic()
     with framed(stage) as root:
+        settings = yaml_files.load_yaml(params_path)
         for section in sections:
-            params.load(dict[str, Any], params_path, section)
-        settings = params.load_yaml(params_path)
+            yaml_files.choose(dict[str, Any], settings, params_path, section)
+        for note in yaml_files.disputed(params_path, sections):
+            log.warning(note)
         with track(stage, root, settings, sections, HIGHLIGHTS.get(stage)) as tracker:
             yield Run(stage, params_path, root, tracker, started)
             tracker.restored(_results_before(stage))
@@ -124,7 +129,7 @@ def framed(stage: str) -> Iterator[Path]:
         try:
             # The working directory, not the root, is what two runs of a stage would both write to:
             # experiments in temporary copies may run side by side.
-            with writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
+            with names_of_files(), writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
                 click.echo(f"{stage}: started")
                 yield Path(os.environ.get("DVC_ROOT", ".")).resolve()
         except UserError as error:

@@ -1,6 +1,7 @@
 """All of params.yaml: the schema of each section, and what the sections demand of each other."""
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -9,16 +10,19 @@ from gpt2.errors import UserError
 from gpt2.instructions import prompt
 from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
 from gpt2.model import Architecture
-from gpt2.params import load_yaml, parse
+from gpt2.params import parse
 from gpt2.sources.hub import RELEASES
 from gpt2.sources.local_files import FileCorpus, FileInstructions, is_output
 from gpt2.tokenizer import TokenizerParams
+from gpt2.yaml_files import disputed, load_yaml
 from stages.download import CorpusParams, InstructionsParams
 from stages.download_gpt2_weights import Gpt2WeightsParams
 from stages.finetune import FinetuneParams
 from stages.generate_responses import GenerateResponsesParams
 from stages.pretrain import PretrainParams, other_shape
 from stages.tokenize import TokenizeParams
+
+log = logging.getLogger(__name__)
 
 PRETRAINED, GPT2 = "data/models/pretrained", "data/models/gpt2"
 """The models that stages make, which `finetune.base_model` may name."""
@@ -53,6 +57,8 @@ def read(path: Path) -> Sections:
         UserError: lists all that is wrong in it, in every section and between them.
     """
     values = load_yaml(path)
+    for note in disputed(path, SCHEMAS):
+        log.warning(note)
     problems = [f"section '{name}' is missing" for name in SCHEMAS if name not in values]
     problems += [f"section '{name}' is unknown" for name in values if name not in SCHEMAS]
     sections: dict[str, Any] = {}

@@ -19,6 +19,7 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.params import NonNegative, Params, Positive
 from gpt2.shards import write_shards
+from gpt2.streams import standard_streams
 from gpt2.tokenizer import (
     BpeTokenizerParams,
     Gpt2TokenizerParams,
@@ -274,4 +275,5 @@ def summary(n_vocab: int, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with standard_streams(needed=False):
+        main()

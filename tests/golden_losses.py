@@ -18,12 +18,12 @@ from gpt2.device import Runtime, choose_runtime, dtype_name
 from gpt2.instructions import InstructionBatches, collate, encode
 from gpt2.model import GPT2, GPT2Config
 from gpt2.optim import lr_factor, make_optimizers, set_lr
-from gpt2.params import load_yaml
 from gpt2.shards import Tokens, TrainingWindows
 from gpt2.sources.package_docs import documented_objects
 from gpt2.sources.package_instructions import PackageDocsInstructions, make_records
 from gpt2.tokenizer import train_bpe
 from gpt2.trainer import TrainParams, loss_sum, train_step
+from gpt2.yaml_files import load_yaml
 from scripts.deps import ROOT
 from stages.finetune import FinetuneParams
 from stages.pretrain import PretrainParams

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scripts.deps import ROOT
 from stages import running
+from tests import yaml12
 from tests.tiny_llama import write_tiny_llama
 
 STAGES = [module.replace("_", "-") for module in running.STAGES]
@@ -69,13 +68,13 @@ class Repository:
     def set(self, key: str, value: object) -> Any:
         """Change one parameter; gives its old value."""
         path = self.directory / "params.yaml"
-        params = yaml.safe_load(path.read_text())
+        params = yaml12.loads(path.read_text())
         *sections, last = key.split(".")
         table = params
         for section in sections:
             table = table[section]
         old, table[last] = table[last], value
-        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        path.write_text(yaml12.dumps(params))
         return old
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from scripts.deps import ROOT, dependencies, imports
+from tests import yaml12
 
 GPT2 = ROOT / "src" / "gpt2"
 STAGES = ROOT / "stages"
@@ -19,9 +19,12 @@ SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 # From the bottom up. A module imports only from lower levels; the modules of a package are one.
 LEVELS = (
     {"errors"},
-    {"files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor", "web"},
-    {"tracking", "device", "attention", "added_tokens"},
-    {"tokenizer_files", "sources", "model"},
+    {
+        *("files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"),
+        *("repository", "streams", "web"),
+    },
+    {"yaml_files", "device", "attention", "added_tokens"},
+    {"tracking", "tokenizer_files", "sources", "model"},
     {"tokenizer", "config_file", "optim", "loss", "text_metrics", "flops"},
     {"shards", "instructions", "sampling", "stopping"},
     {"weights", "generation", "checkpoint", "judge", "pace", "invocations"},
@@ -135,7 +138,7 @@ def test_modules_that_write_a_text_import_no_compiler() -> None:
 
 def stages_in_dvc_yaml() -> Iterator[tuple[str, Path, list[str]]]:
     """Name, file and ``.py`` dependencies of each stage."""
-    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    pipeline = yaml12.loads((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     for name, stage in pipeline["stages"].items():
         command = re.match(r"python -m stages\.(\w+)", stage["cmd"])
         assert command, f"{name}: cmd must begin with 'python -m stages.<name>'"

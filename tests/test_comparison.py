@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-import yaml
 
 from gpt2.tracking.context import flatten
+from tests import yaml12
 from tests.documents import DOCS, blocks, commands
 from tests.pipeline import Pipeline, started
 
@@ -79,7 +79,7 @@ def test_the_session_leaves_the_workspace_as_it_was(session):
 def test_dvc_shows_the_figures_of_the_metrics_files(session, name):
     data = session.shown[name]["data"]
     assert {path: shown["data"] for path, shown in data["metrics"].items()} == session.metrics(name)
-    params = yaml.safe_load(session.file(name, "params.yaml"))
+    params = yaml12.loads(session.file(name, "params.yaml"))
     assert data["params"]["params.yaml"]["data"] == params
 
 
@@ -94,7 +94,7 @@ def test_mlflow_shows_the_figures_of_the_metrics_files(session, name):
     first = min(runs, key=lambda run: run.info.start_time)
     run = first if name == "HEAD" else named[f"smoke · {name}"]
     assert run.info.status == "FINISHED"
-    params = flatten(yaml.safe_load(session.file(name, "params.yaml")))
+    params = flatten(yaml12.loads(session.file(name, "params.yaml")))
     assert run.data.params == {key: str(value) for key, value in params.items()}
     written = {
         f"{PurePosixPath(path).stem.replace('_', '-')}/{key}": float(value)
@@ -187,5 +187,5 @@ def test_a_sweep_as_documented_is_one_that_the_script_takes():
             words = line.split()[3:]
             main.make_context("sweep", words)
             keys = {word.partition("=")[0] for word in words if "=" in word}
-            profile = flatten(yaml.safe_load((DOCS.parent / "params.yaml").read_text()))
+            profile = flatten(yaml12.loads((DOCS.parent / "params.yaml").read_text()))
             assert keys <= profile.keys()

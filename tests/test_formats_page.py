@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from gpt2.params import parse
 from gpt2.sources import own_data
@@ -23,6 +22,7 @@ from gpt2.sources.own_data import OwnCorpus
 from gpt2.sources.records import Document
 from scripts.deps import ROOT
 from stages.download import CorpusParams, InstructionsParams, read_own
+from tests import yaml12
 from tests.file_server import serving
 
 PAGE = ROOT / "docs" / "formats.md"
@@ -139,7 +139,7 @@ PACKED: dict[str, Packed] = {
 
 def found(section: str, example: Example, root: Path, **place: str) -> list[tuple[str, ...]]:
     """The texts, or instructions, inputs and outputs, that are read from a place."""
-    values = {**place, **(yaml.safe_load(f"{{{example.params}}}") or {})}
+    values = {**place, **(yaml12.loads(f"{{{example.params}}}") or {})}
     schema: Any = CorpusParams if section == "corpus" else InstructionsParams
     params = parse(schema, values, section)
     data = read_own(params, root)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
 
 from scripts.deps import ROOT
+from tests import yaml12
 
 MIB = 2**20
 TEXTS = [
@@ -80,7 +80,7 @@ def place(directory: Path, corpus_bytes: int) -> Path:
     records = ({"instruction": f"Say {n}.", "output": str(n)} for n in range(200))
     (directory / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
     (directory / "own.gguf").write_bytes(b"GGUF")
-    (directory / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (directory / "params.yaml").write_text(yaml12.dumps(PARAMS))
     return directory
 
 

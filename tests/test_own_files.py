@@ -41,7 +41,7 @@ def write_records(path: Path, version: str) -> None:
         for n in range(100)
     ]
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(records))
+    path.write_text(json.dumps(records), encoding="utf-8")
 
 
 def repro(repository: Pipeline) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from gpt2 import weights
 from gpt2.batch import IGNORE_INDEX, Batch
@@ -22,6 +21,7 @@ from gpt2.device import Runtime
 from gpt2.model import GPT2, GPT2Config
 from gpt2.tokenizer import train_bpe
 from gpt2.trainer import evaluate
+from tests import yaml12
 
 CONTEXT = 32
 DOCUMENTS = [inspect.getdoc(thing) or "" for thing in (statistics, statistics.mean)]
@@ -47,7 +47,7 @@ def rolling_windows(ids: list[int], end_of_text: int) -> list[Batch]:
 def lm_eval(model_dir: Path, task: dict[str, object], directory: Path) -> dict[str, object]:
     """What the command line of lm-eval finds, with nothing of ours and no network."""
     (directory / "tasks").mkdir()
-    (directory / "tasks" / "task.yaml").write_text(yaml.safe_dump(task))
+    (directory / "tasks" / "task.yaml").write_text(yaml12.dumps(task))
     caches = {name: str(directory / name) for name in ("HF_HOME", "HF_DATASETS_CACHE")}
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu"]

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
-from gpt2 import params
+from gpt2.yaml_files import load_yaml
 from scripts.deps import ROOT
 from stages import schemas
 from stages.schemas import SCHEMAS
@@ -16,17 +15,17 @@ PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", [STARTER, *PROFILES], ids=lambda path: path.stem)
 def test_every_section_is_valid_and_fits_the_others(path: Path) -> None:
-    assert list(params.load_yaml(path)) == list(SCHEMAS)
+    assert list(load_yaml(path)) == list(SCHEMAS)
     schemas.read(path)
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_a_profile_is_named_as_its_file(path: Path) -> None:
-    assert params.load_yaml(path)["profile"] == path.stem
+    assert load_yaml(path)["profile"] == path.stem
 
 
 @pytest.mark.parametrize("path", [STARTER, *PROFILES], ids=lambda path: path.stem)
 @pytest.mark.parametrize("section", ["pretrain", "finetune", "generate_responses", "llama3_eval"])
 def test_every_key_stands_in_the_file(path: Path, section: str) -> None:
-    written = yaml.safe_load(path.read_text())[section]
+    written = load_yaml(path)[section]
     assert set(written) == set(SCHEMAS[section].model_fields)

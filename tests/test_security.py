@@ -23,12 +23,13 @@ from gpt2.importing.directory import import_checkpoint
 from gpt2.instructions import load_records
 from gpt2.judge.llamacpp import LlamaCppJudge
 from gpt2.judge.params import JudgeParams, LlamaEvalParams
-from gpt2.params import load_yaml, parse
+from gpt2.params import parse
 from gpt2.shards import Tokens, write_shards
 from gpt2.sources import local_files
 from gpt2.sources.local_files import FileCorpus
 from gpt2.tokenizer import Tokenizer, train_bpe
 from gpt2.tracking import track
+from gpt2.yaml_files import load_yaml
 from scripts.deps import ROOT
 from tests.gpt2.judge.servers import free_port
 from tests.hugging_face import TEXT, write_checkpoint

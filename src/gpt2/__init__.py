@@ -29,7 +29,7 @@ def spins() -> int:
 def _others_run() -> bool:
     """Whether more than this process is running now, on Linux."""
     load = Path("/proc/loadavg")
-    return load.exists() and int(load.read_text().split()[3].partition("/")[0]) > 1
+    return load.exists() and int(load.read_text(encoding="utf-8").split()[3].partition("/")[0]) > 1
 
 
 wait_briefly()

@@ -3,6 +3,7 @@
 torch takes seconds to import, so what needs it is imported inside the commands.
 """
 
+import os
 import shlex
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 import click
 
 from gpt2.errors import UserError
+from gpt2.streams import names_of_files, standard_streams
 
 if TYPE_CHECKING:
     from gpt2.device import DeviceParams
@@ -27,13 +29,18 @@ Command = TypeVar("Command", bound=Callable[..., None])
 class _Group(click.Group):
     """A `UserError` becomes one message and exit status 1; signals end as in a shell, tidily."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        with standard_streams(needed=True):
+            return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         def stop(number: int, frame: FrameType | None) -> NoReturn:
             sys.exit(128 + number)
 
         previous = signal.signal(signal.SIGTERM, stop)
         try:
-            return super().invoke(ctx)
+            with names_of_files():
+                return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)
@@ -60,6 +67,7 @@ Exit status:
   1    it could not be done; the message says why and what to do
   2    wrong usage
   130  stopped by Ctrl-C
+  141  nobody reads the output any longer
   143  stopped by SIGTERM
 
 The tab key completes commands and options after this (also for zsh and fish):
@@ -229,7 +237,7 @@ Examples:
 @generation_options
 def generate(prompt: str, **options: Any) -> None:
     """Continue a text. Only the continuation goes to standard output."""
-    text = _standard_input() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else _typed(prompt)
     model, params = load(**options)
     _print_continuations(model, text, params)
     if sys.stdout.isatty():
@@ -566,6 +574,18 @@ def _print_continuations(model: "TextModel", text: str, params: "ContinuationPar
             click.echo(piece, nl=False)
     else:
         click.echo("\n---\n".join(model.continuations(text, params)), nl=False)
+
+
+def _typed(text: str) -> str:
+    """An argument of the shell: under a locale without UTF-8 its bytes come escaped."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeDecodeError as error:
+            raise UserError("--prompt: not UTF-8") from error
 
 
 def _standard_input() -> str:

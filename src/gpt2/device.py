@@ -170,7 +170,9 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     # `ru_maxrss` of a process starts with what its parent held when it was started.
     status = Path("/proc/self/status")
-    if status.exists() and (match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+    if status.exists() and (
+        match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+    ):
         return int(match[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gpt2 import repository
 from gpt2.device import DeviceParams, choose_runtime, native_formats
 from gpt2.errors import UserError
 from gpt2.judge.judges import open_judge
@@ -33,7 +34,7 @@ from gpt2.processor import (
 from gpt2.report.formats import memory as in_words
 from gpt2.sources import local_files, urls
 from gpt2.sources.local_files import FileCorpus, FileInstructions
-from gpt2.tracking.store import STORE, probe
+from gpt2.tracking.store import STORE, own_store, probe
 
 OLDEST_PYTHON = (3, 11)
 NETWORK_SECONDS = 5
@@ -191,9 +192,8 @@ def compiler(needed: bool) -> Check:
 
 def git(root: Path) -> Check:
     """A repository with a commit: `dvc exp run` starts from one."""
-    commit = _output("git", "-C", str(root), "rev-parse", "--short", "HEAD")
-    remedy = 'Install git, then here: git init && git add . && git commit -m "Start"'
-    return Check("git", bool(commit), f"at {commit}" if commit else "no commit here", remedy)
+    found = repository.examine(root)
+    return Check("git", not found.problem, found.problem or f"at {found.commit}", found.remedy)
 
 
 def dvc(root: Path) -> Check:
@@ -214,8 +214,8 @@ def dvc(root: Path) -> Check:
 
 def store(root: Path) -> Check:
     """MLflow's store takes what the stages tell it; without it they run untold."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / STORE}"
-    own = uri == f"sqlite:///{root.resolve() / STORE}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or own_store(root.resolve())
+    own = uri == own_store(root.resolve())
     shown = STORE if own else "MLFLOW_TRACKING_URI"
     remedy = "Tracking is off meanwhile. Mend it, or unset MLFLOW_TRACKING_URI"
     try:
@@ -340,7 +340,12 @@ def _output(*command: str) -> str:
     """What a program prints; empty if it fails, is missing or takes too long."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=PROGRAM_SECONDS
+            command,
+            capture_output=True,
+            encoding=sys.getfilesystemencoding(),  # paths come back as Python has them
+            errors="surrogateescape",
+            check=True,
+            timeout=PROGRAM_SECONDS,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

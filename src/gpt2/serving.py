@@ -46,7 +46,7 @@ MODEL = "model"
 """The model directory: a copy among the artifacts, or a path in the configuration."""
 REQUIREMENTS = (
     *("mlflow", "numpy", "pandas", "psutil", "pydantic"),
-    *("pyyaml", "safetensors", "starlette", "tiktoken", "torch", "tqdm"),
+    *("safetensors", "starlette", "tiktoken", "torch", "tqdm"),
 )
 """What the packaged model imports."""
 DEFAULT = ContinuationParams(max_new_tokens=100)

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 from scripts.deps import ROOT
 
-NEEDED = ("torch", "numpy", "click", "psutil", "pydantic", "PyYAML")
+NEEDED = ("torch", "numpy", "click", "psutil", "pydantic")
 NEEDED += ("safetensors", "tiktoken", "tqdm")
 OURS = {"gpt2", "stages"}
 REFUSE = """

@@ -16,7 +16,10 @@ from scripts.deps import ROOT
 def alive(pid: int) -> bool:
     """Whether the process runs; a container may have nobody who buries one without a parent."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 

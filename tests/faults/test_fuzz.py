@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from gpt2 import files, weights
 from gpt2.errors import UserError
 from gpt2.importing.directory import import_checkpoint
-from gpt2.params import load_yaml
 from gpt2.shards import Tokens, write_shards
 from gpt2.tokenizer import Tokenizer, train_bpe
 from gpt2.tokenizer_files import ADDED, CONFIG, MERGES, NAMES, VOCAB, WHOLE
+from gpt2.yaml_files import load_yaml
 from scripts.deps import ROOT
 from tests.hugging_face import TEXT, write_checkpoint, write_model, write_newer_checkpoint
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2.files import read_json, read_manifest
@@ -20,6 +19,7 @@ from gpt2.instructions import load_records
 from gpt2.tokenizer import Tokenizer
 from gpt2.tokenizer_files import END_OF_TEXT
 from stages import download, tokenize
+from tests import yaml12
 from tests.file_server import serving
 
 MEGABYTE = 10**6
@@ -43,9 +43,9 @@ def fetch(
 ) -> Result:
     """The stage download on ``own.txt`` and ``own.json``, or what is said instead."""
     if not Path("own.json").exists():
-        Path("own.json").write_text(json.dumps(RECORDS))
+        Path("own.json").write_text(json.dumps(RECORDS), encoding="utf-8")
     if not Path("own.txt").exists():
-        Path("own.txt").write_text("".join(SENTENCES))
+        Path("own.txt").write_text("".join(SENTENCES), encoding="utf-8")
     sections = {
         "corpus": {"source": "file", **(corpus or {"path": "own.txt"})},
         "instructions": {"source": "file", "path": "own.json", **(instructions or {})},
@@ -53,7 +53,7 @@ def fetch(
         "judge": {"backend": "llamacpp", "model": {"file": "own.gguf"}},
         "tokenize": {"val_fraction": VAL_FRACTION, "seed": 1, "shard_tokens": 500},
     }
-    Path("params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(sections), encoding="utf-8")
     places = "--corpus-dir=raw --instructions-file=instructions.jsonl"
     return CliRunner().invoke(
         download.main, f"{places} --tokenizer-dir=raw-tokenizer --judge-dir=judge"
@@ -195,7 +195,7 @@ def test_bad_documents_are_skipped_and_counted_if_so_wished() -> None:
 def test_a_file_name_that_is_not_utf8_is_told() -> None:
     Path("texts").mkdir()
     try:
-        Path("texts", "caf\udce9.txt").write_text("One")
+        Path("texts", "caf\udce9.txt").write_text("One", encoding="utf-8")
     except OSError:
         pytest.skip("a file system of UTF-8 names only")
     refused(fetch({"path": "texts"}), r"caf\xe9.txt': this name is not UTF-8. Rename it")
@@ -223,7 +223,7 @@ def test_one_line_of_200_megabytes_keeps_all_its_tokens() -> None:
     line = "".join(sentence.rstrip("\n") for sentence in SENTENCES)
     text = line * (200 * MEGABYTE // len(line) + 1)
     assert "\n" not in text
-    Path("own.txt").write_text(text)
+    Path("own.txt").write_text(text, encoding="utf-8")
     succeeded(fetch())
     succeeded(shards())
     tokenizer = Tokenizer.load(Path("bpe"))
@@ -267,7 +267,7 @@ def test_every_bad_record_is_told_at_once_or_skipped_and_counted(kind: str) -> N
     join: Callable[[list[object]], str] = json.dumps
     if kind == "jsonl":
         join = lambda rows: "".join(json.dumps(row) + "\n" for row in rows)  # noqa: E731
-    Path("bad.json").write_text(join(values))
+    Path("bad.json").write_text(join(values), encoding="utf-8")
     word = "record" if kind == "json" else "line"
     lines = [f"{word} {len(good) + n}: {problem}" for n, (_, problem) in enumerate(BAD, start=1)]
     result = fetch(instructions={"path": "bad.json"})
@@ -285,7 +285,7 @@ def test_every_bad_record_is_told_at_once_or_skipped_and_counted(kind: str) -> N
 
 def test_fields_that_nobody_reads_are_told() -> None:
     records = [{**row, "inptu": "a typo"} for row in RECORDS]
-    Path("own.json").write_text(json.dumps(records))
+    Path("own.json").write_text(json.dumps(records), encoding="utf-8")
     result = fetch()
     succeeded(result)
     assert "own.json: not read: 'inptu'" in result.output
@@ -293,7 +293,7 @@ def test_fields_that_nobody_reads_are_told() -> None:
 
 def test_questions_that_leak_into_another_split_are_named() -> None:
     again = [{**row, "output": "Another answer."} for row in RECORDS[:3]]
-    Path("own.json").write_text(json.dumps([*RECORDS, *again]))
+    Path("own.json").write_text(json.dumps([*RECORDS, *again]), encoding="utf-8")
     result = fetch(instructions={"split_by": "position"})
     succeeded(result)
     assert read_json(Path("metrics/download.json"))["questions_in_two_splits"] == 3
@@ -306,7 +306,7 @@ def test_questions_that_leak_into_another_split_are_named() -> None:
 def test_records_with_every_kind_of_line_end_come_back() -> None:
     ends = "a\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r\n\r\0b"
     records = [{**row, "output": f"{ends}{n}"} for n, row in enumerate(RECORDS)]
-    Path("own.json").write_text(json.dumps(records))
+    Path("own.json").write_text(json.dumps(records), encoding="utf-8")
     succeeded(fetch())
     found = load_records(Path("instructions.jsonl"))
     assert [record.output for record in found] == [row["output"] for row in records]

@@ -18,11 +18,11 @@ from pathlib import Path
 import libfaketime
 import psutil
 import pytest
-import yaml
 
 from gpt2 import files
 from gpt2.locks import locked
 from scripts.deps import ROOT
+from tests import yaml12
 from tests.pipeline import ENVIRONMENT, WITH_RESULTS, Pipeline, Repository, started
 
 STEPS = 400
@@ -73,7 +73,7 @@ def results(directory: Path) -> dict[str, str]:
 
 
 def dvc_lock(directory: Path) -> dict[str, object]:
-    stages: dict[str, object] = yaml.safe_load((directory / "dvc.lock").read_text())["stages"]
+    stages: dict[str, object] = yaml12.loads((directory / "dvc.lock").read_text())["stages"]
     return stages
 
 
@@ -90,7 +90,7 @@ def start(directory: Path, *command: str, **environment: str) -> Process:
 
 def start_stage(directory: Path, stage: str, **environment: str) -> Process:
     """A stage as DVC starts it, without DVC."""
-    command = yaml.safe_load((directory / "dvc.yaml").read_text())["stages"][stage]["cmd"]
+    command = yaml12.loads((directory / "dvc.yaml").read_text())["stages"][stage]["cmd"]
     command = command.replace("${pretrain.initial_weights}", "none")
     return start(directory, *shlex.split(command), **environment)
 
@@ -134,9 +134,9 @@ def victim(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Repo
 def forget(repository: Repository, stage: str) -> None:
     """Make DVC take a stage for one that has never run."""
     path = repository.directory / "dvc.lock"
-    lock = yaml.safe_load(path.read_text())
+    lock = yaml12.loads(path.read_text())
     del lock["stages"][stage]
-    path.write_text(yaml.safe_dump(lock, sort_keys=False))
+    path.write_text(yaml12.dumps(lock))
     shutil.rmtree(repository.directory / ".dvc" / "cache" / "runs", ignore_errors=True)
 
 
@@ -217,11 +217,11 @@ def stopped(undisturbed: Path) -> Path:
 
 def set_params(directory: Path, **values: object) -> None:
     path = directory / "params.yaml"
-    params = yaml.safe_load(path.read_text())
+    params = yaml12.loads(path.read_text())
     for key, value in values.items():
         section, name = key.split(".")
         params[section][name] = value
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    path.write_text(yaml12.dumps(params))
 
 
 def checkpoint_step(directory: Path) -> int:

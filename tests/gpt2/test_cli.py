@@ -526,9 +526,11 @@ def test_validate_takes_profiles_and_tells_all_that_is_wrong(checkout):
     assert (result.exit_code, result.stderr) == (0, "")
     assert [line.split()[-1] for line in result.stdout.splitlines()] == ["smoke", *names]
 
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("steps: 30", "steps: 3e1"))
-    Path("other.yaml").write_text(text.replace("data/models/pretrained", "data/models/gpt2"))
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("steps: 30", "steps: 3e1"), encoding="utf-8")
+    Path("other.yaml").write_text(
+        text.replace("data/models/pretrained", "data/models/gpt2"), encoding="utf-8"
+    )
     result = run("validate", "--no-estimates", "params.yaml", "other.yaml", "smoke", "none.yaml")
     assert (result.exit_code, result.stdout) == (1, "profiles/smoke.yaml: valid, profile smoke\n")
     for message in ("pretrain.steps: ", "gpt2_weights.size is none", "none.yaml: no such file"):
@@ -555,7 +557,7 @@ def test_doctor_ends_with_1_until_all_that_the_profile_needs_is_there(checkout, 
     assert result.exit_code == 0, result.stdout
     assert re.search(r"^packages +absent +no requirements.txt$", result.stdout, re.M)
 
-    Path("params.yaml").write_text("profile: 7\n")
+    Path("params.yaml").write_text("profile: 7\n", encoding="utf-8")
     result = run("doctor")
     assert result.exit_code == 1
     assert "- parameters (problem): Correct them: params.yaml: 11 problem(s)" in result.stdout

@@ -101,9 +101,10 @@ def test_a_compiler_only_counts_where_it_is_wanted(
 
 
 def test_git_wants_a_commit(tmp_path: Path) -> None:
-    assert not doctor.git(tmp_path).works
+    assert doctor.git(tmp_path).remedy.startswith("git init && git add .")
     git(tmp_path, "init")
-    assert not doctor.git(tmp_path).works
+    check = doctor.git(tmp_path)
+    assert (check.verdict, check.finding) == ("problem", "no commit here")
     git(tmp_path, "commit", "--allow-empty", "-m", "one")
     assert doctor.git(tmp_path).works
 

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from mlflow.tracking import MlflowClient
 
 import gpt2
@@ -22,7 +23,7 @@ from gpt2 import files, tracking
 from gpt2.errors import UserError
 from gpt2.locks import locked
 from gpt2.tracking import NullTracker, flatten, track
-from gpt2.tracking.store import EXPERIMENT, pipeline_status
+from gpt2.tracking.store import EXPERIMENT, Store, own_store, pipeline_status
 
 PYTHONPATH = str(Path(gpt2.__file__).parents[1])
 STAGE = """
@@ -38,9 +39,12 @@ RESULTS = "tracker.metrics({'loss': 1.5}, step=3); tracker.metrics({'val_loss': 
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with one store for the tests that need no fresh one; its name holds a space."""
-    return tmp_path_factory.mktemp("my repository")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository with one store for the tests that need no fresh one, in an odd directory."""
+    root = tmp_path_factory.mktemp("repository") / "what? #1 50%25 für;'&"
+    root.mkdir()
+    yield root
+    assert [path.name for path in root.parent.iterdir()] == [root.name]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +54,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def client_of(root: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    return MlflowClient(own_store(root))
 
 
 def runs_of(root: Path, stage: str | None = None) -> list[Run]:
@@ -109,9 +113,7 @@ def test_what_was_logged_reads_back_equal(root: Path, tmp_path: Path) -> None:
     history = client.get_metric_history(run.info.run_id, "loss")
     assert sorted((point.step, point.value) for point in history) == list(enumerate(losses))
     assert run.data.metrics["val_loss"] == 2.0
-    assert Path(run.info.artifact_uri.removeprefix("file://").replace("%20", " ")).is_relative_to(
-        root / "mlruns"
-    )
+    assert Path(unquote(urlsplit(run.info.artifact_uri).path)).is_relative_to(root / "mlruns")
     artifacts = Path(client.download_artifacts(run.info.run_id, "", str(tmp_path)))
     assert (artifacts / "samples" / "000100.txt").read_text() == "Once upon a time"
     table = json.loads((artifacts / "responses.json").read_text())
@@ -426,6 +428,78 @@ def test_a_server_is_told_the_same(
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def test_names_that_mlflow_refuses_are_spelled_out_and_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "odd-llama")
+    names = {"Q&A": "Q:ampersand:A", "..": ":full stop:.", "日本": "日本"}
+    params = {"profile": "a/b's: 1", "odd": {"Q&A": "on\ud800", "long": "x" * 7000}}
+    directory = model_directory(root / "odd", "odd")
+    with track("odd", root, params, ["odd"]) as tracker:
+        tracker.metrics({f"kind.{name}.n": place for place, name in enumerate(names)})
+        tracker.metrics({"..": 5.0}, step=1)
+        tracker.restored({"download": {"Q&A": 7.0}})
+        tracker.tags({"100%": "ä"})
+        tracker.text("half \ud800", "../odd.txt")
+        tracker.model(directory, "kind.日本.n")
+    assert not [record for record in caplog.records if record.name.startswith("gpt2.tracking")]
+    (run,) = runs_of(root, "odd")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {
+        "kind.Q:ampersand:A.n": 0.0,
+        "kind....n": 1.0,
+        "kind.日本.n": 2.0,
+        ":full stop:.": 5.0,
+    }
+    originals = {"kind.Q:ampersand:A.n": "kind.Q&A.n", ":full stop:.": ".."}
+    assert run.data.tags.items() >= {**originals, "100:percent sign:": "ä"}.items()
+    assert run.data.params == {"odd.Q:ampersand:A": "on\\ud800", "odd.long": "x" * 6000}
+    client = client_of(root)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == [":full stop:."]
+    whole = pipeline_of(root, "a/b's: 1 · odd-llama").data.metrics
+    assert whole["odd/kind.Q:ampersand:A.n"] == 0.0
+    assert whole["download/Q:ampersand:A"] == 7.0
+    name = "gpt2-from-scratch-odd-a~solidus~b~apostrophe~s~colon~ 1"
+    assert client.get_model_version_by_alias(name, "best").run_id == run.info.run_id
+
+
+def test_what_is_refused_is_told_and_the_rest_goes_on(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(own_store(root), root)
+    run = store.create("refusals", 0, {"stage": "refusals"}, {})
+    points = [Metric(key, 1.0, 0, 0) for key in ("first", "b&d", "last")]
+    store.log_metrics(run.info.run_id, points)
+    assert client_of(root).get_run(run.info.run_id).data.metrics == {"first": 1.0, "last": 1.0}
+    (record,) = (record for record in caplog.records if record.name == "gpt2.tracking.store")
+    assert record.getMessage().startswith('MLflow does not take b&d: Invalid value "b&d"')
+
+    with track("half", root, {"a": 1}) as tracker:
+        tracker.dataset("x" * 501, digest="a", source=Path("x"), context="training")
+        tracker.metrics({"val_loss": 2.0})
+    (half,) = runs_of(root, "half")
+    assert (half.info.status, half.data.metrics["val_loss"]) == ("FINISHED", 2.0)
+    assert "MLflow does not take all: " in caplog.text
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with track("first", tmp_path, {"a": 1}) as tracker:
+        tracker.metrics({"loss": 1.0})
+    (run,) = runs_of(tmp_path)
+    client_of(tmp_path).delete_experiment(run.info.experiment_id)
+    assert_training_survives(tmp_path, caplog)
+    message = caplog.messages[-1]
+    assert f"the experiment {EXPERIMENT} is deleted. Bring it back: " in message
+    remedy = message.partition("Bring it back: ")[2].partition(", or set")[0]
+    mlflow = str(Path(sys.executable).with_name("mlflow"))
+    subprocess.run(remedy.replace(" mlflow ", f" {mlflow} "), shell=True, cwd=tmp_path, check=True)
+    with track("second", tmp_path, {"a": 1}) as tracker:
+        tracker.metrics({"loss": 1.0})
+    assert len(runs_of(tmp_path)) == 2
 
 
 def test_the_machine_is_watched(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

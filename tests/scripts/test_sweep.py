@@ -9,8 +9,9 @@ from scripts.sweep import Experiment, ranked
 from tests.pipeline import Repository
 
 TRAIN = """
-import json, pathlib, sys, yaml
-params = yaml.safe_load(pathlib.Path("params.yaml").read_text())["finetune"]
+import json, pathlib, sys
+from ruamel.yaml import YAML
+params = YAML(typ="safe").load(pathlib.Path("params.yaml"))["finetune"]
 lr, epochs = params["lr"], params["epochs"]
 if lr < 0:
     sys.exit("error: the learning rate is negative")

@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2 import files
 from scripts.deps import ROOT
 from stages import download, finetune, llama3_eval, pretrain, tokenize
+from tests import yaml12
 from tests.tiny_llama import write_tiny_llama
 
 # The stages' options as in dvc.yaml, with shorter paths.
@@ -31,9 +31,11 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     shutil.copy(ROOT / "profiles" / "smoke.yaml", "params.yaml")
     write_tiny_llama(Path("judge.gguf"))
-    Path("corpus.txt").write_text("One line of text.\n" * 50)
+    Path("corpus.txt").write_text("One line of text.\n" * 50, encoding="utf-8")
     record = '{"instruction": "Add.", "input": "1 and %d", "output": "It is %d."}\n'
-    Path("records.jsonl").write_text("".join(record % (n, n + 1) for n in range(100)))
+    Path("records.jsonl").write_text(
+        "".join(record % (n, n + 1) for n in range(100)), encoding="utf-8"
+    )
     change("judge.model", {"file": "judge.gguf"})
     change("corpus", {"source": "file", "path": "corpus.txt"})
     held_out = {"validation_fraction": 0.2, "test_fraction": 0.2}
@@ -42,13 +44,13 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def change(key: str, value: object) -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text())
+    params = yaml12.loads(Path("params.yaml").read_text(encoding="utf-8"))
     *sections, last = key.split(".")
     table = params
     for section in sections:
         table = table[section]
     table[last] = value
-    Path("params.yaml").write_text(yaml.safe_dump(params))
+    Path("params.yaml").write_text(yaml12.dumps(params), encoding="utf-8")
 
 
 def run(stage) -> Result:
@@ -84,9 +86,9 @@ def test_wrong_type():
     refused(pretrain, "params.yaml: pretrain.steps: Input should be a valid integer")
 
 
-def test_number_that_yaml_reads_as_text():
+def test_number_in_quotes():
     change("finetune.lr", "6e-4")
-    refused(finetune, "params.yaml: finetune.lr", "YAML reads 6e-4 as text: write 6.0e-4")
+    refused(finetune, "params.yaml: finetune.lr", "Write it without quotes: 0.0006")
 
 
 def test_vocabulary_larger_than_the_shard_type():
@@ -95,7 +97,7 @@ def test_vocabulary_larger_than_the_shard_type():
 
 
 def test_empty_corpus():
-    Path("corpus.txt").write_text("\n \n")
+    Path("corpus.txt").write_text("\n \n", encoding="utf-8")
     refused(download, "corpus.txt", "empty")
 
 
@@ -110,7 +112,9 @@ def test_corpus_that_is_not_utf8():
 
 
 def test_every_bad_instruction_record():
-    Path("records.jsonl").write_text('{"instruction": "Add."}\n{"output": "3"}\n{"instruction"')
+    Path("records.jsonl").write_text(
+        '{"instruction": "Add."}\n{"output": "3"}\n{"instruction"', encoding="utf-8"
+    )
     refused(download, "records.jsonl: 3 problem(s)", "line 1: 'output'", "line 2: 'ins", "line 3: ")
 
 
@@ -121,7 +125,7 @@ def test_missing_input_of_a_later_stage():
 def test_base_model_that_was_not_downloaded():
     with files.new_directory(Path("model"), {"size": "none"}):
         pass
-    Path("instructions.jsonl").write_text("")
+    Path("instructions.jsonl").write_text("", encoding="utf-8")
     refused(finetune, "model: no model was downloaded", "gpt2_weights.size", "finetune.base_model")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2.files import read_json, read_manifest
 from gpt2.params import parse
 from gpt2.sources.gpt2_tokenizer import FILES
 from stages.download import CorpusParams, InstructionsParams, main
+from tests import yaml12
 from tests.file_server import serving
 
 MODEL = b"GGUF, or something like it"
@@ -39,7 +39,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(**sections: Any) -> Result:
-    Path("params.yaml").write_text(yaml.safe_dump(SECTIONS | sections), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(SECTIONS | sections), encoding="utf-8")
     places = ["--corpus-dir=raw/corpus", "--instructions-file=raw/instructions.jsonl"]
     return CliRunner().invoke(
         main, [*places, "--tokenizer-dir=raw/tokenizer", "--judge-dir=raw/judge"]
@@ -136,7 +136,7 @@ def test_a_data_set_of_the_hubs_layout() -> None:
     pytest.importorskip("datasets")
     for name, values in {"corpus": [{"text": "One"}], "records": RECORDS}.items():
         Path(name).mkdir()
-        Path(name, "train.jsonl").write_text("\n".join(map(json.dumps, values)))
+        Path(name, "train.jsonl").write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
     corpus = {"source": "huggingface", "dataset": str(Path("corpus").resolve())}
     instructions = {"source": "huggingface", "dataset": str(Path("records").resolve())}
     result = run(corpus=corpus, instructions=instructions)
@@ -212,6 +212,6 @@ def test_openais_tokenizer_byte_for_byte() -> None:
 
 
 def test_the_shipped_parameters() -> None:
-    starter = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    starter = yaml12.loads((Path(__file__).parents[2] / "params.yaml").read_text())
     for schema, section in ((CorpusParams, "corpus"), (InstructionsParams, "instructions")):
         assert parse(schema, starter[section], section).source == starter[section]["source"]

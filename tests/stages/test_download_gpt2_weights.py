@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
@@ -24,6 +23,7 @@ from gpt2.sources.hub import RELEASES
 from gpt2.tokenizer import Tokenizer
 from scripts.deps import ROOT
 from stages.download_gpt2_weights import PROMPT, main
+from tests import yaml12
 from tests.file_server import HubHandler, RangeHandler, recording, serving
 from tests.hugging_face import write_checkpoint, write_model, write_newer_checkpoint
 
@@ -55,7 +55,7 @@ def hub(
 
 
 def run(**params: Any) -> Result:
-    Path("params.yaml").write_text(yaml.safe_dump({"gpt2_weights": params}), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps({"gpt2_weights": params}), encoding="utf-8")
     return CliRunner().invoke(main, ["--model-dir", str(MODEL_DIRECTORY)])
 
 
@@ -225,7 +225,7 @@ def test_no_model_is_wanted() -> None:
 
 
 def test_without_a_model_nobody_waits_for_pytorch() -> None:
-    Path("params.yaml").write_text("gpt2_weights: {size: none}\n")
+    Path("params.yaml").write_text("gpt2_weights: {size: none}\n", encoding="utf-8")
     arguments = ["stages.download_gpt2_weights", "--model-dir", str(MODEL_DIRECTORY)]
     process = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *arguments],
@@ -319,7 +319,7 @@ def test_our_own_directory_is_checked_against_its_manifest() -> None:
     assert run(**OWN).exit_code == 0
     MODEL_DIRECTORY.rename("ours")
     assert run(**{**OWN, "path": "ours"}).exit_code == 0
-    with Path("ours/config.json").open("a") as file:
+    with Path("ours/config.json").open("a", encoding="utf-8") as file:
         file.write(" ")
     refused("ours: damaged", "config.json", **{**OWN, "path": "ours"})
 

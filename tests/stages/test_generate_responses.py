@@ -1,5 +1,8 @@
+import csv
+import io
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from stages.generate_responses import (
     GenerateResponsesParams,
     answer,
     choose_records,
+    plot,
     score_by_kind,
 )
 
@@ -102,3 +106,20 @@ def test_an_answer_ends_with_a_stop_string(model_dir):
     assert len(cut) < len(whole)
     [varied] = answer(model_dir, [record(1)], exact(repetition_penalty=2.0), "model")
     assert varied != whole
+
+
+def test_kinds_of_any_name_are_one_field_of_the_plot():
+    kinds = ["writing, creative", 'the "rest"', "two\nlines", "a;b", "100%", "摘要", ""]
+    scores = {"chrf": 1.0, "rouge_l": 0.5, "exact_match": 0.0}
+    text = plot({kind: {"n": 1, "finetuned": scores, "base": scores} for kind in kinds})
+    for rows in (csv.DictReader(io.StringIO(text)), pandas_rows(text)):
+        assert [tuple(row.values()) for row in rows] == [
+            (kind, answerer, "1.00", "0.50", "0.00")
+            for kind in kinds
+            for answerer in ("finetuned", "base")
+        ]
+
+
+def pandas_rows(text: str) -> list[dict[str, str]]:
+    frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]

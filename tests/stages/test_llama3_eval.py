@@ -71,7 +71,7 @@ def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
     assert result.exit_code == 0, result.output
     metrics = files.read_json(Path("metrics/llama3_eval.json"))
     files.read_manifest(Path("judged"))
-    lines = Path("judged/judgements.jsonl").read_text().splitlines()
+    lines = Path("judged/judgements.jsonl").read_text(encoding="utf-8").splitlines()
     judged = [json.loads(line) for line in lines]
     for variant, total in VARIANTS.items():
         own = metrics[variant]
@@ -91,7 +91,7 @@ def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
     assert metrics["trusted"] is False
     assert metrics["reasoned"] == 0
     assert "cannot tell right from wrong answers" in result.output
-    with Path("plots/llama3_eval_scores.csv").open() as file:
+    with Path("plots/llama3_eval_scores.csv").open(encoding="utf-8") as file:
         bins = list(csv.DictReader(file))
     assert sum(int(row["count"]) for row in bins) == len(judged) == sum(VARIANTS.values())
     assert not list(Path("data/runs/llama3-eval").glob("*.jsonl"))
@@ -177,7 +177,10 @@ def set_judge(place: Path, **section: object) -> None:
 
 
 def judged() -> list[dict[str, object]]:
-    return [json.loads(line) for line in Path("judged/judgements.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in Path("judged/judgements.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_ollama_judges_and_is_named_with_its_digest(place):
@@ -243,7 +246,9 @@ def test_kill_9_of_the_server_and_of_the_stage_and_again(place, concurrency):
             wait_for(20, stage)
             stage.kill()
         # Of what the server had answered, only what was in flight is lost.
-        assert 0 <= len(served.read_text().splitlines()) - len(lines()) <= concurrency
+        assert (
+            0 <= len(served.read_text(encoding="utf-8").splitlines()) - len(lines()) <= concurrency
+        )
         before = len(lines())
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as stage:
             wait_for(before + 20, stage)
@@ -256,7 +261,7 @@ def test_kill_9_of_the_server_and_of_the_stage_and_again(place, concurrency):
     with running(*fake):
         result = evaluate()
     assert result.exit_code == 0, result.output
-    assert len(served.read_text().splitlines()) == 212 - len(finished)
+    assert len(served.read_text(encoding="utf-8").splitlines()) == 212 - len(finished)
     metrics = files.read_json(Path("metrics/llama3_eval.json"))
     totals = {"finetuned": 100, "base": 100, "reference": 6, "shuffled": 6}
     for variant, total in totals.items():
@@ -331,7 +336,7 @@ def test_what_has_no_score_is_counted_and_neither_0_nor_dropped(place, concurren
         scores = [row["score"] for row in rows if row["variant"] == variant]
         scores = [score for score in scores if score is not None]
         assert own["mean"] == statistics.fmean(scores)
-    with Path("plots/llama3_eval_scores.csv").open() as file:
+    with Path("plots/llama3_eval_scores.csv").open(encoding="utf-8") as file:
         assert sum(int(row["count"]) for row in csv.DictReader(file)) == statuses.count("scored")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2.params import load_yaml
@@ -16,6 +15,7 @@ from gpt2.sources.local_files import OUTPUTS, is_output
 from scripts.deps import ROOT
 from stages import own_files
 from stages.own_files import NONE, main
+from tests import yaml12
 
 LINKS = Path("data/own")
 CORPUS = LINKS / "corpus.path"
@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(**sections: Any) -> Result:
     values = load_yaml(Path("params.yaml")) | sections
-    Path("params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(values), encoding="utf-8")
     return CliRunner().invoke(main, ["--links-dir", str(LINKS)])
 
 
@@ -88,7 +88,7 @@ def test_a_file_wherever_it_lies_and_whatever_it_is_called(place: Path, folder: 
 
 def test_the_repository_may_be_moved_with_the_files_in_it(place: Path) -> None:
     texts(Path("texts"))
-    Path("records.json").write_text("[]")
+    Path("records.json").write_text("[]", encoding="utf-8")
     linked(corpus=file("texts"), instructions=file(place / "records.json"))
     moved = place.rename(place.parent / "moved")
     assert (moved / CORPUS / "b" / "c.md").read_text() == "Two"
@@ -98,7 +98,7 @@ def test_the_repository_may_be_moved_with_the_files_in_it(place: Path) -> None:
 def test_the_links_hold_where_data_lies_on_another_disk(place: Path) -> None:
     (place.parent / "disk").mkdir()
     Path("data").symlink_to(place.parent / "disk")
-    Path("my.txt").write_text("One")
+    Path("my.txt").write_text("One", encoding="utf-8")
     linked(corpus=file("my.txt"))
     assert (CORPUS / "my.txt").read_text() == "One"
 
@@ -148,7 +148,9 @@ def test_all_that_can_be_named_is_linked(place: Path) -> None:
 
 
 def test_two_sections_may_name_the_same_file() -> None:
-    Path("both.jsonl").write_text('{"text": "a", "instruction": "a", "output": "b"}\n')
+    Path("both.jsonl").write_text(
+        '{"text": "a", "instruction": "a", "output": "b"}\n', encoding="utf-8"
+    )
     linked(corpus=file("both.jsonl"), instructions=file("both.jsonl"))
     for name in ("corpus.path", "instructions.path"):
         assert (LINKS / name / "both.jsonl").resolve() == Path("both.jsonl").resolve()

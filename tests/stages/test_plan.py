@@ -5,15 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import yaml
 
 from gpt2 import files
 from gpt2.doctor import Needs
 from gpt2.instructions import InstructionBatches, collate, encode, load_records, prompt
-from gpt2.params import load_yaml
 from gpt2.sources import package_docs
 from gpt2.sources.records import InstructionRecord
 from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.yaml_files import load_yaml
 from scripts.deps import ROOT
 from stages.finetune import choose_records
 from stages.generate_responses import choose_records as choose_test_records
@@ -25,6 +24,7 @@ from stages.plan import (
     Plan,
 )
 from stages.schemas import read
+from tests import yaml12
 from tests.hugging_face import write_checkpoint
 
 
@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which `download` and `tokenize` have run with params.yaml."""
     root = tmp_path_factory.mktemp("repository")
     values = load_yaml(ROOT / "profiles" / "smoke.yaml")
-    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    (root / "params.yaml").write_text(yaml12.dumps(values))
     records = [
         InstructionRecord("Say it.", "word " * (i % 23), "a b" * (i % 7), kind, split, f"{i}")
         for i in range(120)
@@ -65,7 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stage: {"params": {"params.yaml": {name: values[name] for name in names}}}
         for stage, names in stages.items()
     }
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+    (root / "dvc.lock").write_text(yaml12.dumps({"schema": "2.0", "stages": lock}))
     return root
 
 
@@ -101,7 +101,7 @@ def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -
     values["instructions"]["limit"] = 200
     values["tokenize"]["seed"] = 5
     other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump(values, sort_keys=False))
+    other.write_text(yaml12.dumps(values))
     rows = planned(other, root)
     assert rows["tokenize"].tokens is None
     assert rows["tokenize"].basis == "about 714,000 characters"  # 1,000 documents
@@ -114,7 +114,7 @@ def test_what_nothing_tells_stays_open(tmp_path: Path) -> None:
     values["instructions"] = {"source": "file", "path": "own.json"}
     values["corpus"] = {"source": "file", "path": "own.txt"}
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    path.write_text(yaml12.dumps(values))
     rows = planned(path, tmp_path)
     assert rows["finetune"].parameters == rows["pretrain"].parameters
     for stage in ("download", "tokenize", "finetune", "generate-responses"):
@@ -126,7 +126,7 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "smoke.yaml")
     values["pretrain"]["device"] = "mps"
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    path.write_text(yaml12.dumps(values))
     row = planned(path, tmp_path)["pretrain"]
     assert (row.memory, row.tokens) == (None, 30 * 4 * 128)
     assert "mps is not available" in row.basis
@@ -149,7 +149,7 @@ def test_documentation_that_is_read_takes_time_before_it_is_there(tmp_path: Path
     values = load_yaml(path)
     values["corpus"]["packages"] = ["numpy", "no-such-package"]
     other = tmp_path / "params.yaml"
-    other.write_text(yaml.safe_dump(values, sort_keys=False))
+    other.write_text(yaml12.dumps(values))
     rows = planned(other, tmp_path)
     assert rows["download"].seconds is rows["tokenize"].seconds is None
     assert rows["download"].basis == "package 'no-such-package' is not installed"
@@ -163,7 +163,7 @@ def test_initial_weights_bring_their_vocabulary(tmp_path: Path) -> None:
     values["pretrain"]["initial_weights"] = "data/models/gpt2"
     values["pretrain"]["model"] |= {"context_length": 64, "n_layer": 2, "n_head": 2, "n_embd": 16}
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    path.write_text(yaml12.dumps(values))
     assert planned(path, tmp_path)["pretrain"].parameters == peer.num_parameters()
 
 
@@ -173,7 +173,7 @@ def test_a_state_for_more_steps_takes_disk(tmp_path: Path) -> None:
     for fraction in (1.0, 0.1):
         values["pretrain"]["min_lr_fraction"] = fraction
         path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        path.write_text(yaml12.dumps(values))
         disk.append(Plan(path, read(path), tmp_path, timed=False).needs().disk)
     assert disk[0] - disk[1] == pytest.approx(12 * 124_439_808)
 

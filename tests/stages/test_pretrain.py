@@ -7,7 +7,6 @@ from typing import Any
 import click
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
@@ -17,6 +16,7 @@ from gpt2.shards import Tokens, evaluation_batches
 from gpt2.tokenizer import Tokenizer
 from scripts.deps import ROOT
 from stages import download_gpt2_weights, pretrain, tokenize
+from tests import yaml12
 from tests.hugging_face import write_checkpoint
 
 MODEL, OUTPUT = Path("data/models/gpt2"), Path("data/models/pretrained")
@@ -47,7 +47,7 @@ def write_params(kind: dict[str, Any] | None = None, **settings: Any) -> None:
     params["gpt2_weights"] |= {"size": "any", "source": "directory", "path": "own"}
     params["pretrain"] |= {"initial_weights": str(MODEL), "model": SHAPE, "device": "cpu"}
     params["pretrain"] |= {"dtype": "float32", "steps": 6, "warmup_steps": 0, **settings}
-    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(params), encoding="utf-8")
 
 
 def import_model(**config: Any) -> GPT2LMHeadModel:

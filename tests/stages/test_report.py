@@ -137,7 +137,9 @@ def test_the_path_is_the_last_line_and_the_first_report_has_nothing_to_compare_w
     small_run.write_run(place)
     result = report()
     assert result.output.splitlines()[-1] == str(PAGE)
-    assert "nothing to compare it with" in parse(PAGE.read_text()).sections["change"]
+    assert (
+        "nothing to compare it with" in parse(PAGE.read_text(encoding="utf-8")).sections["change"]
+    )
     assert [path.name for path in PAGE.parent.iterdir()] == ["report.html"]
 
 

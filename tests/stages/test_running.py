@@ -125,7 +125,7 @@ def test_numbers_reach_the_store_at_the_root_not_in_the_copy(place: Path, tmp_pa
     ("params", "body", "message"),
     [
         ("finetune: {lr: 0.5}", "raise UserError('a.jsonl: empty')", "error: a.jsonl: empty\n"),
-        ("finetune: {lr: 6e-4}", "", "params.yaml: finetune.lr: Input should be a valid number"),
+        ("finetune: {lr: '6e-4'}", "", "params.yaml: finetune.lr: Input should be a valid number"),
         ("finetune: {lr: 0.5, x: 1}", "", "params.yaml: finetune.x: unknown key"),
         ("pretrain: {}", "", "error: params.yaml: section 'finetune' is missing"),
     ],
@@ -140,6 +140,15 @@ def test_an_error_that_the_user_can_mend(place: Path, params: str, body: str, me
     assert process.returncode == 1
     assert "done" not in out
     assert not (place / "metrics").exists()
+
+
+def test_what_yaml_1_1_means_otherwise_is_told_of_the_sections_of_the_stage(place: Path) -> None:
+    (place / "params.yaml").write_text("finetune: {lr: 1_0}\njudge: {seed: 017, cached: yes}\n")
+    out, _ = start(place, "pass").communicate()
+    assert re.findall("^warning: .* is read as .*", out, re.MULTILINE) == [
+        "warning: params.yaml: finetune.lr: 1_0 is read as 10, but YAML 1.2 knows no _ in numbers. "
+        "Write 10"
+    ]
 
 
 def test_a_bug_keeps_its_traceback(place: Path) -> None:

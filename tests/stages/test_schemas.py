@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gpt2.errors import UserError
-from gpt2.params import load_yaml
+from gpt2.yaml_files import load_yaml
 from scripts.deps import ROOT
 from stages import schemas
+from tests import yaml12
 
 Values = dict[str, Any]
 
@@ -24,7 +24,7 @@ def values() -> Values:
 def written(tmp_path: Path) -> Callable[[Values], Path]:
     def write(values: Values) -> Path:
         path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        path.write_text(yaml12.dumps(values))
         return path
 
     return write

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from gpt2.files import digest, new_directory, read_json, read_manifest
@@ -29,6 +28,7 @@ from stages.tokenize import (
     share_of,
     split_documents,
 )
+from tests import yaml12
 
 TEXTS = [
     text
@@ -60,7 +60,7 @@ def documents(texts: list[str]) -> list[str | bytes]:
 
 def run(tokenizer: dict[str, object] = BPE, **changes: object) -> Result:
     sections = {"tokenizer": tokenizer, "tokenize": TOKENIZE | changes}
-    Path("params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
+    Path("params.yaml").write_text(yaml12.dumps(sections), encoding="utf-8")
     places = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
     return CliRunner().invoke(
         main, [*places, "--tokenizer-dir=tokenizer", "--tokens-dir=tokens"], catch_exceptions=False
@@ -193,7 +193,7 @@ def test_gpt2_takes_its_tokenizer_from_the_download() -> None:
     assert run({"kind": "gpt2"}).exit_code == 0
     assert Tokenizer.load(Path("tokenizer")).fingerprint == tokenizer.fingerprint
     assert read_manifest(Path("tokenizer"))["kind"] == "gpt2"
-    Path("raw/merges.txt").write_text("changed")
+    Path("raw/merges.txt").write_text("changed", encoding="utf-8")
     result = run({"kind": "gpt2"})
     assert result.exit_code == 1
     assert "raw: damaged.\n  merges.txt: sha256" in result.stderr
@@ -285,7 +285,9 @@ def test_a_signal_ends_it_at_once(work: str, number: signal.Signals, workplace: 
     with new_directory(workplace / "raw") as raw:
         train_bpe([LETTERS[:10_000]], 1000).save(raw)
     kind = {"kind": "bpe", "vocab_size": 50_000} if work == "training" else {"kind": "gpt2"}
-    Path("params.yaml").write_text(yaml.safe_dump({"tokenizer": kind, "tokenize": TOKENIZE}))
+    Path("params.yaml").write_text(
+        yaml12.dumps({"tokenizer": kind, "tokenize": TOKENIZE}), encoding="utf-8"
+    )
     arguments = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
     with subprocess.Popen(
         [

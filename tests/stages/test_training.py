@@ -48,14 +48,14 @@ def test_what_differs_from_run_to_run_stays_out_of_the_plots(tmp_path, monkeypat
     )
     run = Run("pretrain", Path("params.yaml"), tmp_path, NullTracker(), time.monotonic())
     report(run, history, {"val_loss": 3.1}, tmp_path, best_by="val_loss")
-    assert Path("plots/pretrain.csv").read_text() == (
+    assert Path("plots/pretrain.csv").read_text(encoding="utf-8") == (
         "step,loss,lr,grad_norm,val_loss,loss_z,grad_norm_z\n"
         "0,3.0,0.1,1.0,3.1,,\n"
         "1,3.0,0.1,1.0,,0.5,-1.0\n"
     )
-    assert json.loads(Path("metrics/pretrain.json").read_text()) == {
+    assert json.loads(Path("metrics/pretrain.json").read_text(encoding="utf-8")) == {
         "val_loss": 3.1,
         "train_tokens": 1000,
     }
-    speed = json.loads(Path("data/runs/speed/pretrain.json").read_text())
+    speed = json.loads(Path("data/runs/speed/pretrain.json").read_text(encoding="utf-8"))
     assert (speed["tokens_per_second"], speed["mfu"]) == (500.0, 0.25)

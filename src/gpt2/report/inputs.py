@@ -13,7 +13,8 @@ from typing_extensions import TypeForm
 from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.judge.tasks import Response, Variant
-from gpt2.params import Params, load_yaml, parse
+from gpt2.params import Params, parse
+from gpt2.yaml_files import load_yaml
 
 Row = TypeVar("Row")
 

@@ -69,7 +69,9 @@ def _download(requirement: str, folder: Path) -> None:
             *("--quiet", "--no-input", "--disable-pip-version-check", "--retries=2"),
             *("--dest", temporary, requirement),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if done.returncode:
             raise UserError(
                 f"the wheel {requirement} could not be downloaded from the package index: "

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from gpt2.errors import UserError
 from gpt2.tracking.context import flatten
-from gpt2.tracking.store import STORE, OpenRun, Plan, Point, failures, open_run, probe
+from gpt2.tracking.names import artifact_name, stored
+from gpt2.tracking.store import (
+    OpenRun,
+    Plan,
+    Point,
+    failures,
+    first_line,
+    is_refusal,
+    open_run,
+    own_store,
+    probe,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +50,8 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Where a stage reports to. Names may hold letters, digits and ``_-./ :``."""
+    """Where a stage reports to. What MLflow refuses in a name is spelled out (`mlflow_name`), and a
+    tag of the new name holds the name as it was."""
 
     def begin(self, resume: Path | None = None) -> None:
         """The input is good and the work begins: from now on even a failure is a run.
@@ -141,14 +153,14 @@ class MlflowTracker:
         self._tell(lambda run: run.restored(stages))
 
     def text(self, text: str, name: str) -> None:
-        self._tell(lambda run: run.client.log_text(run.id, text, name))
+        self._tell(lambda run: run.client.log_text(run.id, stored(text), artifact_name(name)))
 
     def table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-        self._tell(lambda run: run.client.log_table(run.id, columns, name))
+        self._tell(lambda run: run.client.log_table(run.id, columns, artifact_name(name)))
 
     def figure(self, figure: "Figure", name: str) -> None:
-        self._tell(lambda run: run.client.log_figure(run.id, figure, name))
+        self._tell(lambda run: run.client.log_figure(run.id, figure, artifact_name(name)))
 
     def artifact(self, path: Path) -> None:
         self._tell(lambda run: run.client.log_artifact(run.id, str(path)))
@@ -208,13 +220,19 @@ class MlflowTracker:
     def _send(self, run: OpenRun, message: Callable[[OpenRun], None] = lambda run: None) -> None:
         self._due = time.monotonic() + ANSWER_SECONDS
         run.log([self._points.popleft() for _ in range(len(self._points))])
-        message(run)
+        try:
+            message(run)
+        except failures() as error:
+            if not is_refusal(error):
+                raise
+            _log.warning("MLflow does not take all: %s. The rest goes on", first_line(error))
         self._due = None
 
     def _fail(self, error: Exception) -> None:
         if not self._off:
-            reason = next(iter(str(error).splitlines()), type(error).__name__).strip(" .")
-            _log.warning("tracking is off: %s. Metrics stay in metrics/ and plots/", reason)
+            _log.warning(
+                "tracking is off: %s. Metrics stay in metrics/ and plots/", first_line(error)
+            )
         self._off = True
         self._points.clear()
 
@@ -238,7 +256,7 @@ def track(
         highlight: dotted key of the parameter that the run's name shows.
     """
     root = root.resolve()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / STORE}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or own_store(root)
     if uri == "off":
         yield NullTracker()
         return

@@ -5,6 +5,7 @@ Whatever is sent may raise one of `failures`.
 
 import gc
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import psutil
 
@@ -32,9 +34,11 @@ from gpt2.tracking.context import (
     run_name,
     versions,
 )
+from gpt2.tracking.names import mlflow_name, renamed, stored
+from gpt2.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric, Param, Run, RunTag
 
 EXPERIMENT = "gpt2-from-scratch"
 EXPERIMENT_TAGS = {
@@ -59,9 +63,8 @@ RESUME_TAG = "gpt2.resume"
 PARENT_TAG = "mlflow.parentRunId"
 BEST = "best"
 """Alias of the registered version that is the best so far."""
-# Limits of MLflow for one `log_batch`.
-BATCH_METRICS = 1000
-BATCH_PARAMS = 100
+BATCHES = {"metrics": 1000, "params": 100, "tags": 100}
+"""What one `log_batch` of MLflow takes at most."""
 PROBE_SECONDS = 3
 SYSTEM_SECONDS = 10
 """Time between two measurements of processor, memory, disk, network and GPU."""
@@ -75,6 +78,9 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 """MLflow's environment variables, where the user has not set them."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Point(NamedTuple):
@@ -101,6 +107,15 @@ class Plan:
     """In seconds since 1970."""
 
 
+def own_store(root: Path) -> str:
+    """The address of the repository's own store, whatever characters its path has.
+
+    SQLAlchemy decodes it, and takes what follows a ``?`` for options. With the driver's name MLflow
+    leaves it to SQLAlchemy; without, it makes a directory of the encoded name.
+    """
+    return f"sqlite+pysqlite:///{quote(os.fsencode(root / STORE))}"
+
+
 def probe(uri: str, root: Path) -> None:
     """Raise one of `failures` if the store does not answer within `PROBE_SECONDS`."""
     if uri.startswith(("http://", "https://")):
@@ -109,9 +124,25 @@ def probe(uri: str, root: Path) -> None:
         # A question that the server must ask its database.
         question = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
         requests.get(question, {"experiment_name": EXPERIMENT}, timeout=PROBE_SECONDS)
-    elif uri == f"sqlite:///{root / STORE}":
+    elif uri == own_store(root):
+        if str(root) != stored(root):  # bytes that the locale's encoding has no characters for
+            raise OSError(
+                f"{stored(root)} has characters unknown to this locale. Set LC_ALL=C.UTF-8"
+            )
         with closing(sqlite3.connect(root / STORE, timeout=PROBE_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
+
+
+class DeletedExperimentError(Exception):
+    """The experiment was deleted in the store, which keeps its name until it is restored."""
+
+    def __init__(self, name: str, experiment: str, uri: str, root: Path) -> None:
+        where = f"MLFLOW_TRACKING_URI=sqlite:///{STORE} " if uri == own_store(root) else ""
+        super().__init__(
+            f"the experiment {name} is deleted. Bring it back: "
+            f"{where}mlflow experiments restore --experiment-id {experiment}, "
+            "or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -121,7 +152,17 @@ def failures() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, ParseError, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
+    own = (DeletedExperimentError, sqlite3.Error, OSError)
+    return (MlflowException, ParseError, SQLAlchemyError, CommandError, *own)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the store works, and does not take this one thing."""
+    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).strip(" .")
 
 
 def open_run(plan: Plan, uri: str, root: Path, resume: Path | None) -> "OpenRun":
@@ -149,6 +190,17 @@ def open_run(plan: Plan, uri: str, root: Path, resume: Path | None) -> "OpenRun"
     return OpenRun(store, run, plan)
 
 
+def experiment_in_use(uri: str, root: Path) -> str:
+    """The id of the experiment that stages report to; empty if there is none yet."""
+    from mlflow.tracking import MlflowClient
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = MlflowClient(uri).get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise DeletedExperimentError(name, found.experiment_id, uri, root)
+    return str(found.experiment_id) if found else ""
+
+
 class Store:
     """The experiment in an MLflow store."""
 
@@ -171,10 +223,10 @@ class Store:
 
     def _find_experiment(self, root: Path) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        if found := self.client.get_experiment_by_name(name):
-            return found.experiment_id
+        if found := experiment_in_use(self.uri, root):
+            return found
         # Absolute, as a stage may run in a copy of the repository. A server has a place of its own.
-        artifacts = (root / ARTIFACTS).as_uri() if self.uri.startswith("sqlite:") else None
+        artifacts = (root / ARTIFACTS).as_uri() if self.uri.startswith("sqlite") else None
         return self.client.create_experiment(name, artifacts, EXPERIMENT_TAGS)
 
     def search(self, query: str, order: Sequence[str] = ()) -> "list[Run]":
@@ -186,11 +238,16 @@ class Store:
         """A new run with all its parameters."""
         from mlflow.entities import Param
 
-        run = self.client.create_run(self.experiment, _milliseconds(started), dict(tags), name)
-        flat = [Param(key, str(value)) for key, value in flatten(params).items()]
-        for start in range(0, len(flat), BATCH_PARAMS):
-            batch = flat[start : start + BATCH_PARAMS]
-            self.client.log_batch(run.info.run_id, params=batch)
+        storable = {key: stored(value) for key, value in tags.items()}
+        run = self.client.create_run(
+            self.experiment, _milliseconds(started), storable, stored(name)
+        )
+        if not run.info.run_id:
+            raise ConnectionError("the store answers, but not as MLflow does")
+        flat = flatten(params)
+        own = [Param(mlflow_name(key), stored(value)) for key, value in flat.items()]
+        self._log(run.info.run_id, "params", own)
+        self.set_tags(run.info.run_id, renamed(flat))
         return run
 
     def pipeline(self, plan: Plan, called: Invocation, tags: Mapping[str, str]) -> str:
@@ -203,7 +260,7 @@ class Store:
         own["mlflow.source.name"] = "dvc"
         name = pipeline_name(plan.params, called.label)
         run = self.create(name, plan.started, {**tags, **own}, plan.params)
-        self.client.log_dict(run.info.run_id, dict(plan.params), "params.yaml")
+        self.client.log_text(run.info.run_id, dump_yaml(plan.params), "params.yaml")
         return str(run.info.run_id)
 
     def unfinished(self, key: str) -> "Run | None":
@@ -238,11 +295,42 @@ class Store:
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        own = [RunTag(key, stored(value)) for key, value in tags.items()]
+        self._log(run_id, "tags", own)
 
     def log_metrics(self, run_id: str, metrics: "Sequence[Metric]") -> None:
-        for start in range(0, len(metrics), BATCH_METRICS):
-            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
+        self._log(run_id, "metrics", metrics)
+
+    def _log(self, run_id: str, kind: str, entities: "Sequence[Metric | Param | RunTag]") -> None:
+        """In batches; what the store refuses is told and left out."""
+        from mlflow.exceptions import MlflowException
+
+        size = BATCHES[kind]
+        for start in range(0, len(entities), size):
+            batch = entities[start : start + size]
+            try:
+                self.client.log_batch(run_id, **{kind: batch})
+            except MlflowException as error:
+                if not is_refusal(error):
+                    raise
+                self._log_singly(run_id, kind, batch)
+
+    def _log_singly(
+        self, run_id: str, kind: str, batch: "Sequence[Metric | Param | RunTag]"
+    ) -> None:
+        from mlflow.exceptions import MlflowException
+
+        refused = []
+        for entity in batch:
+            try:
+                self.client.log_batch(run_id, **{kind: [entity]})
+            except MlflowException as error:
+                refused.append(f"{entity.key}: {first_line(error)}")
+                # Where all are refused it is not for their names.
+                if not is_refusal(error) or len(refused) == len(batch) > 1:
+                    raise
+        for reason in refused:
+            _log.warning("MLflow does not take %s. The rest goes on", reason)
 
 
 class OpenRun:
@@ -274,18 +362,16 @@ class OpenRun:
         )
         self._monitor.start()
 
-    def log(self, points: Iterable[Point]) -> None:
+    def log(self, points: Sequence[Point]) -> None:
         """Points of curves, but for the steps that the run has from before a crash; results."""
         from mlflow.entities import Metric
 
-        new = [
-            point
-            for point in points
-            if point.step is None or point.step > self._last_steps.get(point.key, -1)
-        ]
+        named = [point._replace(key=mlflow_name(point.key)) for point in points]
+        new = [p for p in named if p.step is None or p.step > self._last_steps.get(p.key, -1)]
         results = [point for point in new if point.step is None]
         self._results += results
         self._store.log_metrics(self.id, [Metric(p.key, p.value, p.time, p.step or 0) for p in new])
+        self._store.set_tags(self.id, renamed(point.key for point in points))
         if self._parent:
             stage = self._plan.stage
             of_stage = [Metric(_in_parent(stage, p.key), p.value, p.time, 0) for p in results]
@@ -298,7 +384,7 @@ class OpenRun:
         if self._parent:
             known, now = self.client.get_run(self._parent).data.metrics, _milliseconds(time.time())
             results = {
-                _in_parent(stage, key): value
+                _in_parent(stage, mlflow_name(key)): value
                 for stage, values in stages.items()
                 for key, value in values.items()
             }
@@ -307,7 +393,7 @@ class OpenRun:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """More tags."""
-        self._store.set_tags(self.id, values)
+        self._store.set_tags(self.id, {mlflow_name(key): values[key] for key in values})
 
     def dataset(
         self, name: str, digest: str, source: Path, context: str, profile: Mapping[str, int]
@@ -342,7 +428,7 @@ class OpenRun:
             directory.name,
             self.id,
             {**place, MLFLOW_MODEL_IS_EXTERNAL: "true"},
-            {key: str(setting) for key, setting in params.items()},
+            {mlflow_name(key): stored(setting) for key, setting in params.items()},
             "gpt2",
         )
         model_id = model.model_id
@@ -352,7 +438,9 @@ class OpenRun:
         self._store.log_metrics(self.id, of_model)
         self.client.log_outputs(self.id, [LoggedModelOutput(model_id, 0)])
 
-        name = "-".join([EXPERIMENT, stage, *([profile] if profile else [])])
+        # Of a registered model's name MLflow takes all but slashes and colons.
+        name = mlflow_name("-".join([EXPERIMENT, stage, *([profile] if profile else [])]))
+        name = name.replace(":", "~")
         with self._store.lock():
             best = self._best(name, best_by)
             version = self.client.create_model_version(

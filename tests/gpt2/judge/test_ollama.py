@@ -36,7 +36,7 @@ def tasks(count: int) -> list[Task]:
 
 
 def lines_of(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def test_the_request_is_the_documented_one(server):

@@ -23,7 +23,7 @@ def tasks(count: int) -> list[Task]:
 
 
 def log_lines(log: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def test_each_judgement_is_on_disk_before_it_is_given_out(judge, tmp_path):

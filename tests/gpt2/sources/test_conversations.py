@@ -7,6 +7,7 @@ from gpt2.params import parse
 from gpt2.sources.conversations import ConversationError, records_of
 from gpt2.sources.own_data import OwnInstructions, OwnRecords, instruction_records
 from gpt2.sources.rows import RawData, Row
+from tests import yaml12
 
 
 def sharegpt(*turns: str) -> list[object]:
@@ -184,10 +185,9 @@ def test_a_known_layout_is_named_with_the_lines_that_read_it(
 
 
 def test_the_lines_read_what_they_are_named_for() -> None:
-    import yaml
 
     record = {"prompt": "a", "completion": "b"}
     values: list[object] = [record] * 3
     *_, section, line = refused(values).splitlines()
-    params = yaml.safe_load(f"{section}\n{line}")
+    params = yaml12.loads(f"{section}\n{line}")
     assert read(values, **params["instructions"]["columns"]).records[0][:3] == ("a", "", "b")

@@ -106,7 +106,7 @@ def test_a_process_is_the_same_after_the_clock_was_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = process_key(psutil.Process())
-    shown = Path("/proc/stat").read_text()
+    shown = Path("/proc/stat").read_text(encoding="utf-8")
     an_hour_on = re.sub(r"(?m)^btime (\d+)$", lambda found: f"btime {int(found[1]) + 3600}", shown)
     assert an_hour_on != shown
     (tmp_path / "stat").write_text(an_hour_on)
