@@ -20,6 +20,7 @@ from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams
 from gpt2.sources import local_files
 from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.sources.local_files import OUTPUTS, FileCorpus, FileInstructions, is_output
+from gpt2.streams import standard_streams
 from gpt2.yaml_files import load
 from stages.download import CorpusParams, InstructionsParams
 from stages.download_gpt2_weights import Gpt2WeightsParams, checkpoint

@@ -185,7 +185,6 @@ def test_a_known_layout_is_named_with_the_lines_that_read_it(
 
 
 def test_the_lines_read_what_they_are_named_for() -> None:
-
     record = {"prompt": "a", "completion": "b"}
     values: list[object] = [record] * 3
     *_, section, line = refused(values).splitlines()
