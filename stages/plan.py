@@ -258,6 +258,8 @@ class Plan:
             steps = math.ceil(answers / rows) * params.max_new_tokens
             seconds = self._starting + steps * a_step
             basis += f", {a_step * 1000:,.0f} ms a step"
+        if records.mean + params.max_new_tokens > config.context_length:
+            basis += "; tokens beyond the context take far longer"
         return Estimate(
             "generate-responses",
             parameters=estimate.parameters(config),

@@ -96,6 +96,16 @@ def test_what_is_there_is_counted(root: Path) -> None:
     assert rows["generate-responses"].tokens == 2 * len(asked) * generation.max_new_tokens
 
 
+def test_it_is_said_where_answers_outgrow_the_context(root: Path, tmp_path: Path) -> None:
+    values = load_yaml(root / "params.yaml")
+    for new, said in ((1, False), (500, True)):
+        values["generate_responses"]["max_new_tokens"] = new
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        basis = planned(path, root)["generate-responses"].basis
+        assert ("tokens beyond the context take far longer" in basis) == said
+
+
 def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -> None:
     values = load_yaml(root / "params.yaml")
     values["instructions"]["limit"] = 200
