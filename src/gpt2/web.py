@@ -53,7 +53,7 @@ def shown(proxy: str) -> str:
 
 
 def on_this_machine(url: str) -> bool:
-    """Whether a URL names this machine: ``localhost``, a loopback address, or ``0.0.0.0``."""
+    """Whether a URL names this machine: ``localhost``, a loopback address, or that of all."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         address = ip_address(host.partition("%")[0])

@@ -1,6 +1,7 @@
 """A model of an Ollama server as judge, as in the tutorial (API: docs/api.md of Ollama)."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -135,7 +136,10 @@ class OllamaJudge:
 def _client(address: str, timeout: float, proxy: str | None) -> "Client":
     """The official client, which sends two more fields than its signature has."""
     import httpx
-    import ollama
+
+    # As soon as it is imported it makes a client of its own, which fails for some proxies.
+    with _environment("no_proxy", "*"):
+        import ollama
 
     class WholePrompt(httpx.HTTPTransport):
         """Asks Ollama to refuse a prompt that does not fit, in place of cutting it."""
@@ -155,3 +159,17 @@ def _client(address: str, timeout: float, proxy: str | None) -> "Client":
 
     # The client hands further arguments to httpx.
     return ollama.Client(address, timeout=timeout, transport=WholePrompt(proxy=proxy))
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """An environment variable has this value while the block runs."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -1,6 +1,9 @@
 """Judges behind a server, with a proxy in the environment: all requests go one way."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,6 +84,28 @@ def test_no_proxy_stands_before_a_server_on_this_machine(kind, server, monkeypat
         assert proxy.requests == []
 
 
+ASK = """
+import os, sys
+from tests.gpt2.judge.test_proxies import judge_at
+before = dict(os.environ)
+print(judge_at(*sys.argv[1:]).judge("How good?"))
+assert os.environ == before
+"""
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "ftp://proxy", "http://"])
+def test_no_proxy_disturbs_a_process_that_only_starts(kind, server, proxy):
+    """The clients' packages look at the environment when they are imported."""
+    search = os.pathsep.join(sys.path)
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK, kind, server],
+        env={**os.environ, "PYTHONPATH": search, "ALL_PROXY": proxy, "NO_PROXY": "judge.example"},
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout == alike("How good?") + "\n", answer.stderr
+
+
 def test_a_server_elsewhere_is_asked_through_the_proxy_alone(kind, server, monkeypatch):
     with proxying(server) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
@@ -128,15 +153,14 @@ def test_ollamas_identity_is_complete_or_an_error(monkeypatch, path):
         assert judge_at("ollama", ELSEWHERE).options["engine"] == f"ollama {server.version}"
 
 
-def test_an_empty_version_is_none(monkeypatch):
+def test_an_empty_version_is_none():
     with serving_ollama(version="") as server, pytest.raises(JudgeGone, match="its version is ''"):
         judge_at("ollama", server.address)
 
 
-def test_the_identity_of_a_model_in_a_list_needs_the_list(server, kind, monkeypatch):
-    if kind == "openai":
-        with proxying(server) as proxy:
-            monkeypatch.setenv("HTTP_PROXY", proxy.address)
-            proxy.refused = ("/models",)
-            with pytest.raises(JudgeGone, match="503"):
-                judge_at(kind, ELSEWHERE)
+def test_a_list_of_models_that_is_refused_once_is_not_taken_for_none(tmp_path, monkeypatch):
+    with serving(tmp_path, OpenAI) as server, proxying(server) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.address)
+        proxy.refused = ("/models",)
+        with pytest.raises(JudgeGone, match="503"):
+            judge_at("openai", ELSEWHERE)
