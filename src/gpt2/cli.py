@@ -147,7 +147,7 @@ def generation_options(command: Command) -> Command:
             click.option(
                 "--stop",
                 multiple=True,
-                callback=lambda ctx, option, texts: list(texts),
+                callback=lambda ctx, option, texts: [_typed(text, "--stop") for text in texts],
                 help="End with the token that completes this text; for several, repeat it.",
             ),
             click.option(
@@ -237,7 +237,7 @@ Examples:
 @generation_options
 def generate(prompt: str, **options: Any) -> None:
     """Continue a text. Only the continuation goes to standard output."""
-    text = _standard_input() if prompt == "-" else _typed(prompt)
+    text = _standard_input() if prompt == "-" else _typed(prompt, "--prompt")
     model, params = load(**options)
     _print_continuations(model, text, params)
     if sys.stdout.isatty():
@@ -576,8 +576,8 @@ def _print_continuations(model: "TextModel", text: str, params: "ContinuationPar
         click.echo("\n---\n".join(model.continuations(text, params)), nl=False)
 
 
-def _typed(text: str) -> str:
-    """An argument of the shell: under a locale without UTF-8 its bytes come escaped."""
+def _typed(text: str, option: str) -> str:
+    """An option's text: under a locale without UTF-8 its bytes come escaped."""
     try:
         text.encode()
         return text
@@ -585,7 +585,7 @@ def _typed(text: str) -> str:
         try:
             return os.fsencode(text).decode()
         except UnicodeDecodeError as error:
-            raise UserError("--prompt: not UTF-8") from error
+            raise UserError(f"{option}: not UTF-8") from error
 
 
 def _standard_input() -> str:
