@@ -101,7 +101,7 @@ def test_it_is_said_where_answers_outgrow_the_context(root: Path, tmp_path: Path
     for new, said in ((1, False), (500, True)):
         values["generate_responses"]["max_new_tokens"] = new
         path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        path.write_text(yaml12.dumps(values))
         basis = planned(path, root)["generate-responses"].basis
         assert ("tokens beyond the context take far longer" in basis) == said
 

@@ -8,10 +8,10 @@ from scipy.stats import chisquare
 
 from gpt2.judge.params import LlamaEvalParams
 from gpt2.judge.tasks import VARIANTS, Response, make_tasks
-from gpt2.yaml_files import load
 from gpt2.sources.formats import Row
 from gpt2.sources.own_data import OwnCorpus, draw
 from gpt2.sources.records import InstructionRecord, sample_records
+from gpt2.yaml_files import load
 from scripts.deps import ROOT
 from stages.finetune import FinetuneParams
 from stages.finetune import choose_records as choose_for_training
