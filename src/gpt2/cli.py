@@ -348,12 +348,12 @@ Examples:
 )
 @click.option(
     "--gelu",
-    type=click.Choice(["none", "tanh"]),
-    default="none",
-    help="Approximation of GELU in nanoGPT's model.py: tanh if it has new_gelu, none if nn.GELU().",
+    type=click.Choice(["exact", "tanh"]),
+    default="exact",
+    help="What nanoGPT's model.py computed: exact if it has nn.GELU(), tanh if it has new_gelu.",
 )
 def import_(
-    checkpoint: Path, output: Path, tokenizer: Path | None, gelu: Literal["none", "tanh"]
+    checkpoint: Path, output: Path, tokenizer: Path | None, gelu: Literal["exact", "tanh"]
 ) -> None:
     """Make a model directory of a checkpoint of nanoGPT or llm.c, and prove it.
 
@@ -362,8 +362,11 @@ def import_(
     """
     from gpt2.importing import directory
 
-    cache = Path(".cache", "wheels")
-    proof = directory.import_checkpoint(checkpoint, output, tokenizer, gelu, cache)
+    proof = directory.import_checkpoint(
+        *(checkpoint, output, tokenizer),
+        gelu="none" if gelu == "exact" else "tanh",
+        cache=Path(".cache", "wheels"),
+    )
     click.echo(
         f"wrote {output}: {proof.program}, {proof.parameters:,} parameters\n"
         f"its logits after {proof.n_tokens} tokens are those of the file's own tensors, up to "

@@ -136,12 +136,13 @@ class Tokenizer:
         """Before the first token of a text, where a text is empty."""
         beyond = {i: t for i, t in special.added.items() if t.content != END_OF_TEXT}
         self._finder = AddedTokens(beyond) if beyond else None
-        ordinary = {token_id: token for token, token_id in ranks.items()}
-        self._others = {i: token.encode() for token, i in ids.items() if i not in ordinary}
+        merged = set(ranks.values())
+        self._others = {i: token.encode() for token, i in ids.items() if i not in merged}
         """What is no result of merging, by its id."""
         self.token_bytes: NDArray[np.int64] = np.zeros(self.n_vocab, np.int64)
-        """Bytes of text that each id stands for, ``(n_vocab,)``; ``<|endoftext|>`` has none."""
-        for token_id, token in {**ordinary, **self._others}.items():
+        """Bytes of text that each id stands for, ``(n_vocab,)``; what ends a text has none."""
+        self.token_bytes[[*ranks.values()]] = [*map(len, ranks)]
+        for token_id, token in self._others.items():
             self.token_bytes[token_id] = len(token)
         self.token_bytes[self.end_of_text] = 0
         self.fingerprint = _fingerprint(vocab, merges, special, beyond, self.roles)

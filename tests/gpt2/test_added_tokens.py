@@ -191,6 +191,18 @@ def test_another_token_may_end_and_begin_a_text(base: Path, tmp_path: Path) -> N
     assert (ours.start_of_text, ours.end_of_text) == (0, 2)
 
 
+def test_an_end_that_is_in_no_file_comes_last(base: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    vocab = json.loads((base / "vocab.json").read_text())
+    del vocab[END_OF_TEXT]
+    (directory / "vocab.json").write_text(json.dumps(vocab))
+    (directory / "merges.txt").write_bytes((base / "merges.txt").read_bytes())
+    (directory / "config.json").write_text('{"model_type": "gpt2"}')
+    ours = check(directory, tmp_path / "again", texts(seed=4))
+    assert ours.end_of_text == len(vocab) == ours.n_vocab - 1
+
+
 def test_who_states_the_end_must_name_a_special_token(base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_special_tokens(CHAT)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from gpt2 import config_file, files, weights
 from gpt2.batch import Batch
-from gpt2.config_file import read_config
+from gpt2.config_file import read_config, stated_end
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.generation import generate
@@ -21,7 +21,7 @@ from gpt2.model import GPT2, GPT2Config
 from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer, train_bpe
 from gpt2.trainer import loss_sum
-from tests.hugging_face import TEXT, write_model
+from tests.hugging_face import TEXT, write_checkpoint, write_model
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +347,22 @@ def test_an_untied_model_without_its_output_layer_is_refused(tmp_path):
     rewrite(tmp_path, lambda t: {n: x for n, x in t.items() if n != "lm_head.weight"})
     with pytest.raises(UserError, match=r"lm_head.weight: missing"):
         weights.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_the_token_that_ends_a_text_is_one(tmp_path, name):
+    write_checkpoint(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    path = tmp_path / name
+    values = json.loads((tmp_path / "config.json").read_text())
+    for end, expected in ((299, 299), ([299], 299), ([], None), (None, None), ("</s>", None)):
+        path.write_text(json.dumps({**values, "eos_token_id": end}))
+        assert stated_end(tmp_path) == expected
+        model = weights.load(tmp_path, foreign=True)
+        assert weights.load_tokenizer(tmp_path, model).end_of_text == 299
+    path.write_text(json.dumps({**values, "eos_token_id": [299, 5]}))
+    with pytest.raises(UserError, match=r"eos_token_id names 2 tokens, \[299, 5\]: leave one"):
+        stated_end(tmp_path)
 
 
 def test_a_config_without_a_shape_is_refused(tmp_path):

@@ -128,7 +128,7 @@ def _with_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     zeros = {
         name.removesuffix("weight") + "bias": torch.zeros(len(tensor))
         for name, tensor in tensors.items()
-        if name not in WITHOUT_BIAS
+        if name.endswith(".weight") and name not in WITHOUT_BIAS and tensor.dim()
     }
     return {**tensors, **zeros}
 

@@ -73,7 +73,8 @@ def read(path: Path, gelu: Literal["tanh", "none"]) -> Checkpoint:
             f"{path}: model_args.bias is {args.get('bias', True)}, but "
             f"{'there are' if has_biases else 'there are no'} biases"
         )
-    return Checkpoint("nanoGPT", config, tensors)
+    kind = "exact GELU" if gelu == "none" else "GELU by tanh"
+    return Checkpoint(f"nanoGPT with {kind}", config, tensors)
 
 
 def _check_whole(path: Path) -> None:

@@ -121,7 +121,7 @@ def test_nanogpt(tokenizer: Path, tmp_path: Path, prefix: str) -> None:
     path = write_nanogpt(tmp_path / "ckpt.pt", linear(peer), prefix)
     check(peer, run(path, tokenizer), tmp_path / "out")
     facts = files.read_json(tmp_path / "out" / "training.json")
-    assert facts.items() >= {"program": "nanoGPT", "file": "ckpt.pt"}.items()
+    assert facts.items() >= {"program": "nanoGPT with exact GELU", "file": "ckpt.pt"}.items()
     assert facts["sha256"] == files.sha256(path)
 
 
@@ -204,10 +204,15 @@ def test_what_is_no_gpt2_of_nanogpt_is_named(tokenizer: Path, tmp_path: Path) ->
         ),
         ({**state, "_orig_mod.lm_head.weight": torch.ones(1)}, {}, "with and without the prefix"),
         ({"transformer.wte.weight": torch.ones(65, 16)}, {"vocab_size": 65}, "single characters"),
+        (
+            {"transformer.wte.weight": torch.ones(300, 16), "y.weight": torch.tensor(1.0)},
+            {},
+            "missing",
+        ),
         ({**state, "x": 5}, {}, "is not the name of a tensor"),  # type: ignore[dict-item]  # wrong
     ]
     for tensors, args, message in cases:
-        write_nanogpt(path, tensors, "", **{"bias": message != "single characters", **args})
+        write_nanogpt(path, tensors, "", **{"bias": len(tensors) > 2, **args})
         refused(path, tokenizer, str(path) if "single" not in message else "", message)
     torch.save(state, path)
     refused(path, tokenizer, "not a checkpoint of nanoGPT, which has model and model_args")
