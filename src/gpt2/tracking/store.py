@@ -34,7 +34,7 @@ from gpt2.tracking.context import (
     run_name,
     versions,
 )
-from gpt2.tracking.names import mlflow_name, renamed, stored
+from gpt2.tracking.names import mlflow_name, model_name, renamed, stored
 from gpt2.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
@@ -444,9 +444,7 @@ class OpenRun:
         self._store.log_metrics(self.id, of_model)
         self.client.log_outputs(self.id, [LoggedModelOutput(model_id, 0)])
 
-        # Of a registered model's name MLflow takes all but slashes and colons.
-        name = mlflow_name("-".join([EXPERIMENT, stage, *([profile] if profile else [])]))
-        name = name.replace(":", "~")
+        name = model_name("-".join([EXPERIMENT, stage, *([profile] if profile else [])]))
         with self._store.lock():
             best = self._best(name, best_by)
             version = self.client.create_model_version(
