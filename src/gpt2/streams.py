@@ -90,7 +90,8 @@ class _Raw(io.FileIO):
         self._on_loss = on_loss
         self._lost = False
 
-    def write(self, data: "Buffer", /) -> int | None:
+    # None, as of io.FileIO itself, where a write would block.
+    def write(self, data: "Buffer", /) -> int | None:  # type: ignore[override]
         if not self._lost:
             try:
                 return super().write(data)

@@ -20,9 +20,11 @@ Section = TypeVar("Section")
 
 MOST_VALUES = 100_000
 """In a YAML file. A few lines of aliases can stand for billions."""
-DISPUTED = re.compile(r"[yn]|yes|no|on|off|[-+]?[\d_.:]*\d[\d_.:]*", re.IGNORECASE | re.ASCII)
-"""Scalars that YAML 1.1 and 1.2 may read differently: words, octal and sexagesimal numbers."""
-
+DISPUTED = re.compile(
+    r"[yn]|yes|no|on|off|[-+]?[\d_.:]*\d[\d_.:]*|[-+]?(0[xob])?[\da-f.]*_[\da-f_.+-]*",
+    re.IGNORECASE | re.ASCII,
+)
+"""What may be disputed: words, numbers in octal or to the base of 60, and with a _ in them."""
 WRONG_VALUES = (ValueError, LookupError, AttributeError, AssertionError, RecursionError)
 """What ruamel.yaml raises besides its own errors: 2026-13-45, !!bool maybe, %YAML 1.3, [[[[..."""
 
@@ -67,9 +69,10 @@ def disputed(path: Path, sections: Container[str]) -> Iterator[str]:
     for keys, node in _scalars(_read(path)[1]):
         if keys[0] not in sections or node.style or not DISPUTED.fullmatch(node.value):
             continue
-        tag = yaml_1_1.resolver.resolve(ScalarNode, node.value, (True, False))
-        old = yaml_1_1.constructor.construct_object(ScalarNode(tag, node.value))
-        new = yaml.constructor.construct_object(node)
+        new = old = yaml.constructor.construct_object(node)
+        if not isinstance(new, float):  # which both write alike
+            tag = yaml_1_1.resolver.resolve(ScalarNode, node.value, (True, False))
+            old = yaml_1_1.constructor.construct_object(ScalarNode(tag, node.value))
         start = f"{path}: {'.'.join(keys)}: {node.value} is read as {json.dumps(new)}"
         if new != old:
             yield f"{start}, in YAML 1.1 it was {json.dumps(old)}. Write the one that you mean"

@@ -439,7 +439,7 @@ def test_names_that_mlflow_refuses_are_spelled_out_and_kept(
     directory = model_directory(root / "odd", "odd")
     with track("odd", root, params, ["odd"]) as tracker:
         tracker.metrics({f"kind.{name}.n": place for place, name in enumerate(names)})
-        tracker.metrics({"..": 5.0}, step=1)
+        tracker.metrics({"..": 5.0, "val/loss": 6.0}, step=1)
         tracker.restored({"download": {"Q&A": 7.0}})
         tracker.tags({"100%": "ä"})
         tracker.text("half \ud800", "../odd.txt")
@@ -452,6 +452,7 @@ def test_names_that_mlflow_refuses_are_spelled_out_and_kept(
         "kind....n": 1.0,
         "kind.日本.n": 2.0,
         ":full stop:.": 5.0,
+        "val/loss": 6.0,
     }
     originals = {"kind.Q:ampersand:A.n": "kind.Q&A.n", ":full stop:.": ".."}
     assert run.data.tags.items() >= {**originals, "100:percent sign:": "ä"}.items()

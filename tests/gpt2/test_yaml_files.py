@@ -124,6 +124,8 @@ def test_a_learning_rate_that_dvc_sets(tmp_path: Path, setting: str) -> None:
         ("08", '08 is read as 8, in YAML 1.1 it was "08". Write the one that you mean'),
         ("1_000", "1_000 is read as 1000, but YAML 1.2 knows no _ in numbers. Write 1000"),
         ("1_0.5", "1_0.5 is read as 10.5, but YAML 1.2 knows no _ in numbers. Write 10.5"),
+        ("3_0e-3", "3_0e-3 is read as 0.03, but YAML 1.2 knows no _ in numbers. Write 0.03"),
+        ("0x_ff", "0x_ff is read as 255, but YAML 1.2 knows no _ in numbers. Write 255"),
     ],
 )
 def test_what_yaml_1_1_means_otherwise_is_told(tmp_path: Path, scalar: str, note: str) -> None:
@@ -147,6 +149,8 @@ def test_what_yaml_1_1_means_otherwise_is_told(tmp_path: Path, scalar: str, note
         "~",
         "1.2.3",
         "a_b",
+        "e_5",
+        "1_a",
     ],
 )
 def test_what_both_read_alike_is_not_told(tmp_path: Path, scalar: str) -> None:

@@ -42,7 +42,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, int, st
     repository.call("dvc", "repro", "--quiet")
     repository.commit()
     params.write_text("finetune: {lr: 0.5, epochs: 2}\n")  # is not committed
-    grid = "finetune.lr=0.5,-1,0.125"
+    grid = "finetune.lr=0.5,-1,0.00005"
     process = repository.module("scripts.sweep", grid, "--name", "rates")
     return repository, process.returncode, process.stdout
 
@@ -55,7 +55,7 @@ def test_the_table_is_ranked_and_names_what_has_no_result(swept):
     _, status, output = swept
     assert "lowest finetune/val_loss first" in output
     assert rows(output) == [
-        ["1", "rates-3", "0.125", "2.125"],
+        ["1", "rates-3", "5e-05", "2.00005"],
         ["2", "rates-1", "0.5", "2.5"],
     ]
     assert "rates-2: failed; see: dvc queue logs rates-2 (finetune.lr=-1)" in output

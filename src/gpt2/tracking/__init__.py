@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gpt2.errors import UserError
 from gpt2.tracking.context import flatten
-from gpt2.tracking.names import artifact_name, stored
+from gpt2.tracking.names import mlflow_name, stored
 from gpt2.tracking.store import (
     OpenRun,
     Plan,
@@ -153,14 +153,14 @@ class MlflowTracker:
         self._tell(lambda run: run.restored(stages))
 
     def text(self, text: str, name: str) -> None:
-        self._tell(lambda run: run.client.log_text(run.id, stored(text), artifact_name(name)))
+        self._tell(lambda run: run.client.log_text(run.id, stored(text), mlflow_name(name)))
 
     def table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
-        self._tell(lambda run: run.client.log_table(run.id, columns, artifact_name(name)))
+        self._tell(lambda run: run.client.log_table(run.id, columns, mlflow_name(name)))
 
     def figure(self, figure: "Figure", name: str) -> None:
-        self._tell(lambda run: run.client.log_figure(run.id, figure, artifact_name(name)))
+        self._tell(lambda run: run.client.log_figure(run.id, figure, mlflow_name(name)))
 
     def artifact(self, path: Path) -> None:
         self._tell(lambda run: run.client.log_artifact(run.id, str(path)))

@@ -9,15 +9,20 @@ LONGEST = 200
 """Characters of a name. MLflow takes 250; in the parent run a stage stands before it."""
 _DIGITS = 12
 _REFUSED = re.compile(r"^\.|[^\w.\- ]")
-"""Also what makes a path of a name, and the colon, which marks what is spelled out."""
+"""In a part between slashes; also a dot at its start, as in ``..``, and the colon, which marks what
+is spelled out."""
 
 
 def mlflow_name(name: str) -> str:
     """``Q&A`` as ``Q:ampersand:A``: what MLflow refuses is spelled out, by its name in Unicode.
 
-    What is too long ends in a digest of the whole.
+    Slashes stay, for MLflow shows what shares a prefix together. What is too long ends in a digest
+    of the whole.
     """
-    spelled = _REFUSED.sub(lambda found: _spelled(found[0]), name) or ":empty:"
+    spelled = "/".join(
+        _REFUSED.sub(lambda found: _spelled(found[0]), part) or ":empty:"
+        for part in name.split("/")
+    )
     if len(spelled) <= LONGEST:
         return spelled
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
@@ -29,9 +34,9 @@ def _spelled(character: str) -> str:
     return f":{name.lower()}:"
 
 
-def artifact_name(path: str) -> str:
-    """The path of an artifact, its parts as MLflow takes names."""
-    return "/".join(mlflow_name(part) for part in path.split("/"))
+def model_name(name: str) -> str:
+    """The same for a registered model, whose name has neither slashes nor colons."""
+    return mlflow_name(name).replace("/", ":solidus:").replace(":", "~")
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:

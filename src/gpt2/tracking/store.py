@@ -34,7 +34,7 @@ from gpt2.tracking.context import (
     run_name,
     versions,
 )
-from gpt2.tracking.names import mlflow_name, renamed, stored
+from gpt2.tracking.names import mlflow_name, model_name, renamed, stored
 from gpt2.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class Store:
         for start in range(0, len(entities), size):
             batch = entities[start : start + size]
             try:
-                self.client.log_batch(run_id, **{kind: batch})
+                self._log_batch(run_id, kind, batch)
             except MlflowException as error:
                 if not is_refusal(error):
                     raise
@@ -323,7 +323,7 @@ class Store:
         refused = []
         for entity in batch:
             try:
-                self.client.log_batch(run_id, **{kind: [entity]})
+                self._log_batch(run_id, kind, [entity])
             except MlflowException as error:
                 refused.append(f"{entity.key}: {first_line(error)}")
                 # Where all are refused it is not for their names.
@@ -331,6 +331,12 @@ class Store:
                     raise
         for reason in refused:
             _log.warning("MLflow does not take %s. The rest goes on", reason)
+
+    def _log_batch(
+        self, run_id: str, kind: str, batch: "Sequence[Metric | Param | RunTag]"
+    ) -> None:
+        entities: dict[str, Any] = {kind: batch}
+        self.client.log_batch(run_id, **entities)
 
 
 class OpenRun:
@@ -438,9 +444,7 @@ class OpenRun:
         self._store.log_metrics(self.id, of_model)
         self.client.log_outputs(self.id, [LoggedModelOutput(model_id, 0)])
 
-        # Of a registered model's name MLflow takes all but slashes and colons.
-        name = mlflow_name("-".join([EXPERIMENT, stage, *([profile] if profile else [])]))
-        name = name.replace(":", "~")
+        name = model_name("-".join([EXPERIMENT, stage, *([profile] if profile else [])]))
         with self._store.lock():
             best = self._best(name, best_by)
             version = self.client.create_model_version(

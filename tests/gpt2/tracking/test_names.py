@@ -9,7 +9,7 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from gpt2.tracking.names import artifact_name, mlflow_name, renamed, stored
+from gpt2.tracking.names import mlflow_name, model_name, renamed, stored
 
 NAMES = {
     "val_loss": "val_loss",
@@ -21,9 +21,10 @@ NAMES = {
     "100%": "100:percent sign:",
     "😀": ":grinning face:",
     "a:b": "a:colon:b",
-    "../x": ":full stop:.:solidus:x",
+    "val/loss": "val/loss",
+    "../x": ":full stop:./x",
+    "a//.b/": "a/:empty:/:full stop:b/:empty:",
     ".": ":full stop:",
-    "a/b": "a:solidus:b",
     "a\\b": "a:reverse solidus:b",
     "a\nb": "a:u000a:b",
     "": ":empty:",
@@ -41,7 +42,6 @@ def is_valid(name: str) -> None:
         validate(name)
         validate(f"download-gpt2-weights/{name}")
     _validate_length_limit("name", 250, f"download-gpt2-weights/{name}")
-    _validate_model_name("model-" + name.replace(":", "~"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,9 +77,13 @@ def test_only_what_changes_is_named() -> None:
     assert renamed(["val_loss", "Q&A"]) == {"Q:ampersand:A": "Q&A"}
 
 
-def test_artifacts_stay_in_their_directory() -> None:
-    assert artifact_name("samples/step-000100.txt") == "samples/step-000100.txt"
-    assert artifact_name("../../x.txt") == ":full stop:./:full stop:./x.txt"
+def test_models_have_neither_slashes_nor_colons() -> None:
+    names = ["gpt2-x", "a/b", "a:b", "a~b", "a~solidus~b", "Q&A", "../a", ""]
+    new = [model_name(name) for name in names]
+    assert new[:3] == ["gpt2-x", "a~solidus~b", "a~colon~b"]
+    assert len(set(new)) == len(names)
+    for name in new:
+        _validate_model_name(name)
 
 
 def test_texts_have_an_encoding() -> None:
