@@ -107,6 +107,8 @@ def csv_rows(name: str, file: LimitedFile, params: CsvParams, wanted: Wanted) ->
     if params.header:
         _, columns = next(records, (1, columns))
         _check_header(columns)
+    if wanted.missing(columns) and first.lstrip().startswith(("{", "[")):
+        raise UnreadableError("JSON, not CSV. Rename it, or in params.yaml: format: json")
     wanted.check(columns)
     number = 0
     for number, (line, fields) in enumerate(records, start=1):

@@ -143,6 +143,8 @@ def test_rows_with_other_numbers_of_fields_are_told_and_the_others_read() -> Non
         (b"instruction,output\n\n\n", "names of columns, but no rows"),
         (b"instruction,answer\na,b\n", "no column 'output', only instruction, answer. "),
         (b"a;b;c\n1;2;3\n", "no column 'instruction' and 'output', only a, b, c. "),
+        (b'[{"instruction": "a", "output": "b"}]', "JSON, not CSV. Rename it, or in params.yaml"),
+        (b'{"instruction": "a", "output": "b"}\n', "JSON, not CSV. Rename it, or in params.yaml"),
         (b"text\nOne\n", "no column 'instruction' and 'output', only text. "),
         (b"instruction, output\na,b\n", "no column 'output', only instruction, ' output'. "),
         (b"a;b,c\td\n", "line 1: 'a;b,c\\td' does not tell whether ',' or ';' or '\\t' stands "),
