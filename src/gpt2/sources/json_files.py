@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.limits import LimitedFile
 from gpt2.sources.paths import find
 from gpt2.sources.rows import EMPTY, Row, UnreadableError, decoded, numbered
-from gpt2.sources.tables import Wanted
 
 ENVELOPES = ("data", "records", "rows", "examples", "items")
 """Fields of a file's only object that may hold its records."""

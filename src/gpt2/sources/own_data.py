@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from gpt2.params import Fraction, NonNegative, Params, Positive
 from gpt2.sources.conversations import records_of
-from gpt2.sources.fields import NOTHING, fields_of
+from gpt2.sources.fields import NOTHING, Wanted, fields_of
 from gpt2.sources.formats import FormatParams, Reader
 from gpt2.sources.paths import FieldPath
 from gpt2.sources.records import (
@@ -26,7 +26,6 @@ from gpt2.sources.records import (
 )
 from gpt2.sources.row_checks import PROBLEMS_SHOWN, RowChecks
 from gpt2.sources.rows import RawData, Row
-from gpt2.sources.tables import Wanted
 from gpt2.sources.texts import END_OF_TEXT, NONE
 
 Column = Literal["instruction", "input", "output", "kind", "system", "conversation"]

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ValidationError
 
 from gpt2.errors import UserError
 from gpt2.sources.conversations import ConversationError
+from gpt2.sources.fields import Wanted
 from gpt2.sources.layouts import advice, fields_there
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 PROBLEMS_SHOWN = 20
 

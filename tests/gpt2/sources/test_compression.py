@@ -11,9 +11,9 @@ from io import BytesIO
 import pyarrow as pa
 import pytest
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import EXPANSION, Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 READER = Reader(Wanted({"text": "text"}, ("text",)), "text")
 

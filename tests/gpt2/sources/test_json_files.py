@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 WANTED = Wanted(
     {name: name for name in ("instruction", "input", "output")}, ("instruction", "output")
