@@ -1,13 +1,16 @@
 """Files with random damage: rows or a reason come of them, within bounds of time and memory."""
 
+import bz2
 import gzip
 import json
+import lzma
 import resource
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -20,8 +23,7 @@ from hypothesis import strategies as st
 
 from gpt2.errors import UserError
 from gpt2.sources import own_data
-from gpt2.sources.formats import Reader
-from gpt2.sources.own_data import OwnCorpus, OwnInstructions
+from gpt2.sources.own_data import CorpusFiles, InstructionFiles
 from gpt2.sources.rows import RawData
 from scripts.deps import ROOT
 from stages.download import json_line
@@ -60,10 +62,26 @@ def packed(compression: int, **members: bytes) -> bytes:
 
 LIST = json.dumps(RECORDS, ensure_ascii=False).encode()
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in RECORDS).encode()
+TEXTS = [f"Text {n}" for n in range(40)]
+TABLE = b"text,instruction,output\n" + b"".join(
+    b'"Text ""%d"", \xc3\xa9",Say %d,%d\n' % (n, n, n) for n in range(40)
+)
+TURNS = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}]
 FILES = {
     "list.json": LIST,
     "lines.jsonl": LINES,
     "text.txt": "One, two é\n".encode() * 50,
+    "table.csv": TABLE,
+    "table.tsv": TABLE.replace(b",", b"\t"),
+    "page.html": b"<html><body><h1>One</h1><p>Two &amp; <pre>a\n b</pre><script>c</script>" * 9,
+    "columns.json": json.dumps({name: dict(enumerate(TEXTS)) for name in RECORDS[0]}).encode(),
+    "objects.json": b"".join(json.dumps(row, indent=1).encode() for row in RECORDS),
+    "chats.jsonl": b"".join(json.dumps({"messages": TURNS}).encode() + b"\n" for _ in range(9)),
+    "divided.txt": b"One\n<|endoftext|>\nTwo \xc3\xa9" * 50,
+    "lines.jsonl.bz2": bz2.compress(LINES),
+    "lines.jsonl.xz": lzma.compress(LINES),
+    "lines.jsonl.zst": pa.compress(LINES, codec="zstd", asbytes=True),
+    "table.parquet.zst": pa.compress(parquet(), codec="zstd", asbytes=True),
     "lines.jsonl.gz": gzip.compress(LINES, mtime=0),
     "twice.json.gz.gz": gzip.compress(gzip.compress(LIST, mtime=0), mtime=0),
     "deflated.zip": packed(zipfile.ZIP_DEFLATED, a_jsonl=LINES, b_txt=b"One", c_json=LIST),
@@ -114,16 +132,16 @@ def little_memory() -> Iterator[None]:
 
 def read(name: str, content: bytes) -> None:
     """Rows become documents and records that can be written, or a `UserError` tells why not."""
-    for params in (OwnCorpus(), OwnInstructions(limit=20), OwnCorpus(on_bad_record="skip")):
-        reader = Reader(
-            params.wanted,
-            "json" if isinstance(params, OwnInstructions) else "text",
-            largest=MEBIBYTE,
-            room=4 * MEBIBYTE,
-        )
+    for params in (
+        CorpusFiles(),
+        InstructionFiles(limit=20),
+        InstructionFiles(limit=20, columns={"conversation": "messages"}),
+        CorpusFiles(on_bad_record="skip", coerce=True),
+    ):
+        reader = replace(params.reader(), largest=MEBIBYTE, room=4 * MEBIBYTE)
         data = RawData(name, reader.rows(name, BytesIO(content)), {})
         try:
-            if isinstance(params, OwnInstructions):
+            if isinstance(params, InstructionFiles):
                 found = own_data.instruction_records(data, params).records
             else:
                 found = list(own_data.documents(data, params))

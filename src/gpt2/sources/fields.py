@@ -1,16 +1,46 @@
-"""What stands in a row's fields: other names and places of them, nothing, and no text."""
+"""The fields that are wanted of rows: other names and places of them, nothing, and no text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
+from typing import NamedTuple
 
-from gpt2.sources.paths import find
+from gpt2.sources.layouts import missing_columns
+from gpt2.sources.paths import find, first_step, roots
+from gpt2.sources.rows import UnreadableError
 
 NOTHING = frozenset(
     ("<noinput>", "<no input>", "noinput", "n/a", "nan", "none", "null", "<na>", "#n/a")
 )
 """What stands for an empty input in public data, in lower case."""
+
+
+class Wanted(NamedTuple):
+    """The fields that are wanted of each record."""
+
+    paths: Mapping[str, str]
+    """Where in the data each of our fields stands."""
+    required: Collection[str] = ()
+    """Those of our fields that no record can be without."""
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """All columns that may hold a wanted field."""
+        return roots(self.paths.values())
+
+    def missing(self, columns: Collection[str]) -> list[str]:
+        """The required fields that stand in none of the columns."""
+        return [
+            field
+            for field in self.required
+            if not {path := self.paths[field], first_step(path)} & {*columns, ""}
+        ]
+
+    def check(self, columns: Collection[str]) -> None:
+        """Raise `UnreadableError` if a required field is in none of the columns."""
+        if missing := self.missing(columns):
+            raise UnreadableError(missing_columns(missing, self.paths, columns))
 
 
 def fields_of(record: object, paths: Mapping[str, str], coerce: bool) -> dict[str, object]:

@@ -15,10 +15,11 @@ from typing import Literal, cast
 
 from gpt2.params import Params
 from gpt2.sources.compression import UNPACKED, Unpacked, damage_told
+from gpt2.sources.fields import Wanted
 from gpt2.sources.json_files import json_rows
 from gpt2.sources.limits import LimitedFile, check_expansion
 from gpt2.sources.rows import Row, UnreadableError, inside
-from gpt2.sources.tables import CsvParams, Wanted, csv_rows, parquet_rows
+from gpt2.sources.tables import CsvParams, csv_rows, parquet_rows
 from gpt2.sources.texts import NONE, html_row, text_rows
 
 Format = Literal["text", "html", "json", "csv", "parquet"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.limits import LimitedFile
 from gpt2.sources.paths import find
 from gpt2.sources.rows import EMPTY, Row, UnreadableError, decoded, numbered
-from gpt2.sources.tables import Wanted
 
 ENVELOPES = ("data", "records", "rows", "examples", "items")
 """Fields of a file's only object that may hold its records."""
@@ -30,6 +30,9 @@ def json_rows(name: str, file: LimitedFile, wanted: Wanted) -> Iterator[Row]:
     start = line.removeprefix(BOM_UTF8).lstrip()
     if not start:
         raise UnreadableError(EMPTY)
+    names = [wanted.paths[field].encode() for field in wanted.required]
+    if b"{" not in start and names and all(name in start for name in names):
+        raise UnreadableError("CSV, not JSON. Rename it, or in params.yaml: format: csv")
     if start.startswith(b"["):
         rest = file.rest()
         file.check_size(len(line) + len(rest))
@@ -53,7 +56,7 @@ def records_in(table: dict[str, Any], wanted: Wanted) -> list[Any] | None:
     """The records of a table that is one JSON object; None if it is a record itself.
 
     It may be what pandas' ``to_json`` writes by columns, by index, split or as a table with schema,
-    or an object with the records in one of its `ENVELOPES`.
+    or an object with the records in one of its `ENVELOPES`, or in the only list that it holds.
     """
     fields = [find(table, wanted.paths[field]) for field in wanted.required]
     if all(isinstance(field, str | int | float) for field in fields):
@@ -67,6 +70,9 @@ def records_in(table: dict[str, Any], wanted: Wanted) -> list[Any] | None:
         if isinstance(table.get(field), list) and field not in wanted.roots:
             records: list[Any] = table[field]
             return records
+    lists = [value for value in table.values() if isinstance(value, list) and value]
+    if len(lists) == 1 and isinstance(lists[0][0], dict) and not wanted.missing(lists[0][0]):
+        return lists[0]
     columns, first = list(table.values()), next(iter(table.values()), None)
     if isinstance(first, dict) and all(isinstance(column, dict) for column in columns):
         if not wanted.missing(table) and all(column.keys() == first.keys() for column in columns):
@@ -115,19 +121,25 @@ def _lines(name: str, lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> 
 def _objects(name: str, lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> Iterator[Row]:
     """Objects that stand one after another, over any number of lines."""
     record = 0
-    decoder = json.JSONDecoder()
     for number, content in _balanced(lines, file):
-        place = 0
-        try:
-            text = decoded(content).strip()
-            while place < len(text):
-                record += 1
-                row = Row(f"{name}:{record}", f"record {record} (line {number})", None)
-                value, place = decoder.raw_decode(text, place)
-                place = _between(text, place)
-                yield row._replace(value=value)
-        except (UnreadableError, ValueError, RecursionError) as error:
-            yield row._replace(problem=_problem(error))
+        for value in _values(content):
+            record += 1
+            row = Row(f"{name}:{record}", f"record {record} (line {number})", None)
+            wrong = isinstance(value, Exception)
+            yield row._replace(problem=_problem(value)) if wrong else row._replace(value=value)
+
+
+def _values(content: bytes) -> Iterator[Any]:
+    """All values of a text, and at the end why there are no more, if it is for a mistake."""
+    decoder, place = json.JSONDecoder(), 0
+    try:
+        text = decoded(content).strip()
+        while place < len(text):
+            value, place = decoder.raw_decode(text, place)
+            place = _between(text, place)
+            yield value
+    except (UnreadableError, ValueError, RecursionError) as error:
+        yield error
 
 
 def _balanced(lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> Iterator[tuple[int, bytes]]:

@@ -3,6 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+SHOWN = 20
+"""Names of fields in a message."""
+
 
 class _Layout(NamedTuple):
     name: str
@@ -71,6 +74,15 @@ def missing_columns(
         f"'{paths[field]}'" + (f" for '{field}'" if paths[field] != field else "")
         for field in missing
     )
-    shown = ", ".join(name if name and name == name.strip() else repr(name) for name in columns)
     hint = advice(columns, paths) or "Name the right one: column, or columns for instructions"
-    return f"no column {wanted}, only {shown}. {hint}"
+    return f"no column {wanted}, only {_listed(columns)}. {hint}"
+
+
+def fields_there(names: Collection[str]) -> str:
+    """The end of a message that fields are missing."""
+    return f"The fields there are: {_listed(names)}"
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [name if name and name == name.strip() else repr(name) for name in names]
+    return ", ".join([*shown[:SHOWN], *(["..."] if len(shown) > SHOWN else [])])

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from gpt2.params import Fraction, NonNegative, Params, Positive
 from gpt2.sources.conversations import records_of
-from gpt2.sources.fields import NOTHING, fields_of
+from gpt2.sources.fields import NOTHING, Wanted, fields_of
 from gpt2.sources.formats import FormatParams, Reader
 from gpt2.sources.paths import FieldPath
 from gpt2.sources.records import (
@@ -26,7 +26,6 @@ from gpt2.sources.records import (
 )
 from gpt2.sources.row_checks import PROBLEMS_SHOWN, RowChecks
 from gpt2.sources.rows import RawData, Row
-from gpt2.sources.tables import Wanted
 from gpt2.sources.texts import END_OF_TEXT, NONE
 
 Column = Literal["instruction", "input", "output", "kind", "system", "conversation"]
@@ -166,8 +165,9 @@ def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
         UserError: after the last one: the list of all rows that are none, unless they are to be
             skipped and others are left.
     """
-    items = partial(_texts, params=params)
-    checks = RowChecks(_Text, data.origin, params.wanted, items, params.on_bad_record)
+    wanted = params.wanted
+    items = partial(_texts, params=params, wanted=wanted)
+    checks = RowChecks(_Text, data.origin, wanted, items, params.on_bad_record)
     divided: Counter[str] = Counter()
     for row in draw(data.rows, params):
         for item in checks.of(row):
@@ -178,7 +178,7 @@ def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
     for separator, number in divided.items():
         if separator:
             logger.info(
-                "%s: %s document(s) in files of text, divided at %s (document_separator)",
+                "%s: %s document(s) in files of text, divided at %r (document_separator)",
                 data.origin,
                 f"{number:,}",
                 separator,
@@ -197,8 +197,9 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
         UserError: as `documents`.
     """
     found = []
-    items = partial(_examples, params=params)
-    checks = RowChecks(_Alpaca, data.origin, params.wanted, items, params.on_bad_record)
+    wanted = params.wanted
+    items = partial(_examples, params=params, wanted=wanted)
+    checks = RowChecks(_Alpaca, data.origin, wanted, items, params.on_bad_record)
     rows = list(draw(data.rows, params))
     first: dict[tuple[str, str, str], Row] = {}
     repeats: list[str] = []
@@ -291,34 +292,34 @@ def _without_empty_lines(text: str) -> str:
     return "\n".join(line.strip() for line in text.split("\n") if line.strip())
 
 
-def _texts(value: object, params: OwnCorpus) -> list[object]:
+def _texts(value: object, params: OwnCorpus, wanted: Wanted) -> list[object]:
     """The fields of a document: a text, or a record."""
-    return [_fields({params.column: value} if isinstance(value, str) else value, params)]
+    record = {params.column: value} if isinstance(value, str) else value
+    return [_fields(record, wanted, params.coerce)]
 
 
-def _examples(value: object, params: OwnInstructions) -> list[object]:
+def _examples(value: object, params: OwnInstructions, wanted: Wanted) -> list[object]:
     """The fields of Alpaca's records that a row holds: one, or one for each reply.
 
     Raises:
         ConversationError: the turns of a conversation are not question and reply.
     """
-    fields = _fields(value, params)
+    fields = _fields(value, wanted, params.coerce)
     if not isinstance(fields, dict):
         return [fields]
     system, turns = fields.pop("system", ""), fields.pop("conversation", None)
-    if "conversation" in params.columns:
+    if "conversation" in wanted.required:
         return [{**fields, **record} for record in records_of(turns, system)]
     if system and "instruction" in fields:
         fields["instruction"] = f"{system}\n\n{fields['instruction']}"
     return [fields]
 
 
-def _fields(value: object, params: OwnCorpus | OwnInstructions) -> object:
+def _fields(value: object, wanted: Wanted, coerce: bool) -> object:
     """Our fields of a record; of what is no record, itself: the schema says so."""
-    wanted = params.wanted
-    listed = any(path.startswith("[") for path in wanted.paths.values())
-    if not isinstance(value, dict) and not (listed and isinstance(value, list)):
+    listed = isinstance(value, list) and any(path.startswith("[") for path in wanted.paths.values())
+    if not isinstance(value, dict) and not listed:
         return value
-    fields = fields_of(value, wanted.paths, params.coerce)
+    fields = fields_of(value, wanted.paths, coerce)
     # What may be left out may also be empty, as in a table.
     return {name: it for name, it in fields.items() if it != "" or name in wanted.required}

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ValidationError
 
 from gpt2.errors import UserError
 from gpt2.sources.conversations import ConversationError
-from gpt2.sources.layouts import advice
+from gpt2.sources.fields import Wanted
+from gpt2.sources.layouts import advice, fields_there
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 PROBLEMS_SHOWN = 20
 
@@ -38,6 +38,7 @@ class RowChecks(Generic[Schema]):
         on_bad_record: Literal["error", "skip"],
     ) -> None:
         self._schema, self._origin, self._wanted = schema, origin, wanted
+        self._roots = wanted.roots
         self._items, self._on_bad_record = items, on_bad_record
         self._rows = self._bad = self._problems = 0
         self._shown: list[str] = []
@@ -52,9 +53,9 @@ class RowChecks(Generic[Schema]):
         self._rows += 1
         if isinstance(row.value, dict):
             if len(self._unused) < PROBLEMS_SHOWN:
-                self._unused |= row.value.keys() - self._wanted.roots
-            if wrong and not self._advice and self._wanted.missing(row.value):
-                self._advice = advice(row.value, self._wanted.paths)
+                self._unused |= row.value.keys() - self._roots
+            if row.value and wrong and not self._advice and self._wanted.missing(row.value):
+                self._advice = advice(row.value, self._wanted.paths) or fields_there(row.value)
         if wrong:
             self._refuse(row, *wrong)
             return []

@@ -2,17 +2,16 @@
 
 import csv
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from itertools import chain, product
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpt2.params import Params
-from gpt2.sources.layouts import missing_columns
+from gpt2.sources.fields import Wanted
 from gpt2.sources.limits import LimitedFile
-from gpt2.sources.paths import first_step, roots
 from gpt2.sources.rows import EMPTY, Row, UnreadableError, decoded, numbered
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -30,7 +29,7 @@ QUOTES_WRONG = (
     ", so nothing after it is read. If quotation marks in the texts are neither doubled nor "
     r"escaped, in params.yaml: csv: {quote: none}; if they are escaped, csv: {escape: \}"
 )
-Character = Annotated[str, Field(min_length=1, max_length=1)]
+Character = Annotated[str, Field(pattern=r"^[^\r\n]$")]
 
 
 class CsvParams(Params):
@@ -47,32 +46,12 @@ class CsvParams(Params):
     header: bool = True
     """Whether the first line holds the names of the fields; else they are ``"0"``, ``"1"``, ..."""
 
-
-class Wanted(NamedTuple):
-    """The fields that are wanted of each record."""
-
-    paths: Mapping[str, str]
-    """Where in the data each of our fields stands."""
-    required: Collection[str] = ()
-    """Those of our fields that no record can be without."""
-
-    @property
-    def roots(self) -> frozenset[str]:
-        """All columns that may hold a wanted field."""
-        return roots(self.paths.values())
-
-    def missing(self, columns: Collection[str]) -> list[str]:
-        """The required fields that stand in none of the columns."""
-        return [
-            field
-            for field in self.required
-            if not {path := self.paths[field], first_step(path)} & {*columns, ""}
-        ]
-
-    def check(self, columns: Collection[str]) -> None:
-        """Raise `UnreadableError` if a required field is in none of the columns."""
-        if missing := self.missing(columns):
-            raise UnreadableError(missing_columns(missing, self.paths, columns))
+    @model_validator(mode="after")
+    def _mean_one_thing_by_a_character(self) -> Self:
+        told = [it for it in (self.delimiter, self.quote, self.escape) if it is not None]
+        if len({*told}) < len(told):
+            raise ValueError("delimiter, quote and escape must be different characters")
+        return self
 
 
 class _Dialect(NamedTuple):
@@ -107,6 +86,8 @@ def csv_rows(name: str, file: LimitedFile, params: CsvParams, wanted: Wanted) ->
     if params.header:
         _, columns = next(records, (1, columns))
         _check_header(columns)
+    if wanted.missing(columns) and first.lstrip().startswith(("{", "[")):
+        raise UnreadableError("JSON, not CSV. Rename it, or in params.yaml: format: json")
     wanted.check(columns)
     number = 0
     for number, (line, fields) in enumerate(records, start=1):

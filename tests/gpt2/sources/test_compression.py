@@ -11,9 +11,9 @@ from io import BytesIO
 import pyarrow as pa
 import pytest
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import EXPANSION, Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 READER = Reader(Wanted({"text": "text"}, ("text",)), "text")
 
@@ -95,7 +95,7 @@ def test_damaged_files_are_told(suffix: str, name: str) -> None:
 @KINDS
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.html"])
 def test_a_bomb_is_refused(suffix: str, name: str) -> None:
-    content = b"text\n" + b"1\n" * 50_000
+    content = b"text\n" * (name == "a.csv") + b"1\n" * 50_000
     if name == "a.json":
         content = b"[1,\n" * 25_000
     bomb = PACKED[suffix](content)

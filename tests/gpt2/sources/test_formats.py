@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import EXPANSION, Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 READER = Reader(Wanted({"text": "text", "name": "name"}, ("text",)), "text")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 
 WANTED = Wanted(
     {name: name for name in ("instruction", "input", "output")}, ("instruction", "output")
@@ -63,6 +63,21 @@ def test_an_object_around_the_records(field: str, indent: int | None) -> None:
     found = rows(text)
     assert [row.value for row in found] == RECORDS
     assert found[1] == Row("a.json:2", "record 2", RECORDS[1])
+
+
+def test_the_only_list_of_records_may_have_any_name() -> None:
+    for table in ({"train": RECORDS}, {"n": 12, "Sheet1": RECORDS, "tags": []}):
+        assert [row.value for row in rows(json.dumps(table))] == RECORDS
+    for table in ({"train": RECORDS, "test": RECORDS}, {"turns": [{"role": "user"}]}):
+        assert [row.value for row in rows(json.dumps(table))] == [table]
+
+
+def test_csv_that_is_called_json_is_told() -> None:
+    for text in ("instruction,output\na,b\n", 'id;"instruction";"output"\n1;a;b\n'):
+        (row,) = rows(text)
+        assert row.problem == "CSV, not JSON. Rename it, or in params.yaml: format: csv"
+        found = list(Reader(WANTED, "json", format="csv").rows("a.json", BytesIO(text.encode())))
+        assert not any(row.problem for row in found)
 
 
 def test_a_single_record_is_no_table() -> None:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import logging
 import zipfile
 from pathlib import Path
 
@@ -134,6 +135,34 @@ def test_every_bad_file_is_told(tmp_path: Path, texts: Path) -> None:
     assert problems[1] == "  b/bad.jsonl, line 2: 'text' is empty"
     assert problems[2].startswith("  c.txt: empty")
     assert len(documents(tmp_path, "texts", on_bad_record="skip")) == 3
+
+
+def test_stories_in_one_file_are_documents_and_the_log_says_how_many(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stories = [f"Once upon a time, bird {n} sang." for n in range(300)]
+    (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories) + "\n<|endoftext|>\n")
+    with caplog.at_level(logging.INFO, "gpt2"):
+        found = documents(tmp_path, "stories.txt")
+    assert found[299] == Document("stories.txt:300", stories[299])
+    (line,) = caplog.messages
+    assert line.endswith(
+        "stories.txt: 300 document(s) in files of text, divided at '<|endoftext|>' "
+        "(document_separator)"
+    )
+    for none in ("none", None):
+        assert len(documents(tmp_path, "stories.txt", document_separator=none)) == 1
+
+
+@pytest.mark.parametrize("name", ["a.log", "a.pdf", "a.docx", "a.tar.gz", "a.xlsx"])
+def test_what_a_suffix_does_not_say_is_refused(tmp_path: Path, name: str) -> None:
+    content = b"One"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    message = refused(tmp_path, name)
+    assert f"what {Path(name.removesuffix('.gz')).suffix} holds is not known. Known are " in message
+    assert ".csv, " in message
+    assert "format: text" in message
+    assert documents(tmp_path, name, format="text")[0].text == "One"
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:

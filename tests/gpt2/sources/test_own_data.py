@@ -187,6 +187,7 @@ def test_fields_may_have_other_names() -> None:
     assert str(caught.value).splitlines()[1:] == [
         "  record 2: 'prompt': Field required",
         "  record 2: 'answer' is empty",
+        "  The fields there are: answer",
     ]
 
 
@@ -205,7 +206,7 @@ def test_every_problem_is_told_with_its_place() -> None:
     with pytest.raises(UserError) as caught:
         records(BAD)
     first, *problems = str(caught.value).splitlines()
-    assert first == f"own: {len(problems)} problem(s)"
+    assert first == f"own: {len(problems) - 1} problem(s)"
     assert problems[0] == "  record 2: 'output' is empty"
     assert problems[1].startswith("  record 3: 'instruction': Input should be a valid string")
     assert problems[1].endswith("coerce: true makes one of it")
@@ -214,7 +215,7 @@ def test_every_problem_is_told_with_its_place() -> None:
     assert "unicode" in problems[3]
     assert problems[4].startswith("  record 6: Input should be a valid dictionary")
     assert problems[5].startswith("  record 7: Input should be a valid dictionary")
-    assert len(problems) == 6
+    assert problems[6:] == ["  The fields there are: output"]
 
 
 def test_a_flood_of_problems_is_cut() -> None:

@@ -1,6 +1,7 @@
 """CSV in every dialect that pandas writes, against pandas; Parquet is in test_formats.py."""
 
 import csv
+import random
 import tracemalloc
 from io import BytesIO, StringIO
 
@@ -9,9 +10,10 @@ import pytest
 
 from gpt2.errors import UserError
 from gpt2.params import parse
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import CsvParams, Wanted
+from gpt2.sources.tables import CsvParams
 
 WANTED = Wanted(
     {name: name for name in ("instruction", "input", "output", "kind")}, ("instruction", "output")
@@ -91,6 +93,26 @@ def test_pandas_reads_the_same(name: str) -> None:
     assert [row.name for row in found] == [f"a.csv:{n}" for n in range(1, 6)]
 
 
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+def test_pandas_reads_the_same_of_any_text(quoting: int) -> None:
+    draw = random.Random(quoting)
+    characters = [
+        *",;\t|\"'\n\\ab é1.#\u2028\x0b\x1c",
+        *(["\r"] if quoting == csv.QUOTE_ALL else []),
+    ]
+    text = lambda: "".join(draw.choices(characters, k=draw.randint(0, 8)))  # noqa: E731
+    for _ in range(100):
+        sep, index, end = draw.choice(",;\t|"), draw.random() < 0.5, draw.choice(["\n", "\r\n"])
+        size = draw.randint(1, 4)
+        table = pd.DataFrame(
+            {"id": range(size), **{name: [text() for _ in range(size)] for name in WANTED.required}}
+        )
+        content = written(table, sep=sep, quoting=quoting, index=index, lineterminator=end)
+        peer = pd.read_csv(BytesIO(content), sep=sep, dtype=str, keep_default_na=False)
+        peer = peer.rename(columns={"Unnamed: 0": ""})
+        assert [row.value for row in rows(content)] == peer.to_dict("records")
+
+
 def test_without_quoting_as_pandas_reads_it() -> None:
     content = b'instruction\toutput\nSay "hi"\t"hi" said\n"Open\tend\n'
     peer = pd.read_csv(BytesIO(content), sep="\t", quoting=csv.QUOTE_NONE, dtype=str)
@@ -143,6 +165,8 @@ def test_rows_with_other_numbers_of_fields_are_told_and_the_others_read() -> Non
         (b"instruction,output\n\n\n", "names of columns, but no rows"),
         (b"instruction,answer\na,b\n", "no column 'output', only instruction, answer. "),
         (b"a;b;c\n1;2;3\n", "no column 'instruction' and 'output', only a, b, c. "),
+        (b'[{"instruction": "a", "output": "b"}]', "JSON, not CSV. Rename it, or in params.yaml"),
+        (b'{"instruction": "a", "output": "b"}\n', "JSON, not CSV. Rename it, or in params.yaml"),
         (b"text\nOne\n", "no column 'instruction' and 'output', only text. "),
         (b"instruction, output\na,b\n", "no column 'output', only instruction, ' output'. "),
         (b"a;b,c\td\n", "line 1: 'a;b,c\\td' does not tell whether ',' or ';' or '\\t' stands "),
@@ -200,3 +224,8 @@ def test_parameters_are_strict() -> None:
     with pytest.raises(UserError) as caught:
         parse(CsvParams, {"delimiter": ", ", "quote": "`", "header": "yes"}, "csv")
     assert str(caught.value).startswith("3 problems:")
+    for same in ({"delimiter": "'", "quote": "'"}, {"escape": "|", "delimiter": "|"}):
+        with pytest.raises(UserError, match="must be different characters"):
+            parse(CsvParams, same, "csv")
+    with pytest.raises(UserError, match="delimiter"):
+        parse(CsvParams, {"delimiter": "\n"}, "csv")

@@ -6,9 +6,9 @@ from io import BytesIO
 
 import pytest
 
+from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.tables import Wanted
 from gpt2.sources.texts import END_OF_TEXT, html_text
 
 WANTED = Wanted({"text": "text"}, ("text",))

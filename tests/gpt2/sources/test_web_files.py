@@ -119,6 +119,7 @@ def test_bad_records_are_told_with_the_address(server: str, folder: Path, tmp_pa
     assert str(caught.value).splitlines() == [
         f"{server}/bad.jsonl: 1 problem(s)",
         "  line 2: 'text': Field required",
+        "  The fields there are: txt",
     ]
 
 
