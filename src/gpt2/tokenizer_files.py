@@ -108,7 +108,7 @@ def _split(whole: Mapping[str, Any]) -> tuple[str, str]:
     if whole.get("normalizer") is not None:
         raise UserError(f"{WHOLE}: it has a normalizer; GPT-2 takes texts as they are")
     before = whole.get("pre_tokenizer")
-    if before is not None and not (
+    if not (
         isinstance(before, dict)
         and before.get("type") == "ByteLevel"
         and before.get("add_prefix_space") is False
@@ -150,16 +150,16 @@ def _named(names: Mapping[str, Any]) -> tuple[dict[str, str | None], list[AddedT
     for role in ROLES:
         value = names.get(role, roles.get(role))
         if value is not None:
-            special.append(_token(value, role))
+            special.append(_special(value, role))
             roles[role] = special[-1].content
         elif role in roles:
             roles[role] = None
     for key, value in names.items():
         if key in LISTS and isinstance(value, list | dict):
             each = value.values() if isinstance(value, dict) else value
-            special += [_token(one, key) for one in each]
+            special += [_special(one, key) for one in each]
         elif key.endswith("_token") and key not in ROLES and isinstance(value, str | dict):
-            special.append(_token(value, key))
+            special.append(_special(value, key))
     return roles, special
 
 
@@ -193,12 +193,17 @@ def _added(
     return found
 
 
+def _special(value: object, where: str) -> AddedToken:
+    """A token that is special because it is named, by its text or with its flags."""
+    flags = {"content": value} if isinstance(value, str) else value
+    return _token({**flags, "special": True} if isinstance(flags, dict) else flags, where)
+
+
 def _token(value: object, where: str) -> AddedToken:
-    """A special token as it is written in `CONFIG` and `NAMES`."""
-    if isinstance(value, str):
-        value = {"content": value, "normalized": False, "special": True}
+    """A token with its flags, as it is written in `CONFIG` and `NAMES`."""
     if isinstance(value, dict):
-        value = {key: entry for key, entry in value.items() if key != "__type"}
+        stated = {key: flag for key, flag in value.items() if key != "__type"}
+        value = {"normalized": not value.get("special", False), **stated}
     return parse(AddedToken, value, where)
 
 
@@ -212,9 +217,12 @@ def _with_ids(
         if other != token_id:
             raise UserError(f"the added token {token.content!r} has two ids: {other}, {token_id}")
     tokens = dict(added)
+    following = max(known.values(), default=-1) + 1
     for token in special:
-        following = max(known.values(), default=-1) + 1
-        tokens.setdefault(known.setdefault(token.content, following), token)
+        if token.content not in known:
+            known[token.content] = following
+            following += 1
+        tokens.setdefault(known[token.content], token)
     return tokens
 
 

@@ -191,9 +191,21 @@ def test_another_token_may_end_and_begin_a_text(base: Path, tmp_path: Path) -> N
     assert (ours.start_of_text, ours.end_of_text) == (0, 2)
 
 
-def test_an_end_that_is_in_no_file_comes_last(base: Path, tmp_path: Path) -> None:
+def test_the_one_file_counts_where_older_ones_lie_beside_it(base: Path, tmp_path: Path) -> None:
     directory = tmp_path / "theirs"
+    Tokenizer.load(base).save(_new(directory))
+    new = AutoTokenizer.from_pretrained(base).train_new_from_iterator([TEXT] * 3, 280)
+    new.save_pretrained(directory)  # which leaves the old vocab.json and merges.txt there
+    assert check(directory, tmp_path / "again", texts(seed=5)).n_vocab == 280
+
+
+def _new(directory: Path) -> Path:
     directory.mkdir()
+    return directory
+
+
+def test_an_end_that_is_in_no_file_comes_last(base: Path, tmp_path: Path) -> None:
+    directory = _new(tmp_path / "theirs")
     vocab = json.loads((base / "vocab.json").read_text())
     del vocab[END_OF_TEXT]
     (directory / "vocab.json").write_text(json.dumps(vocab))
@@ -242,6 +254,7 @@ LONG = {"content": "x" * 9, "special": True}
         (edited("tokenizer_config.json", add_bos_token=True), "add_bos_token is True"),
         (edited("tokenizer.json", normalizer={"type": "NFC"}), "it has a normalizer"),
         (edited("tokenizer.json", pre_tokenizer={"type": "Metaspace"}), "pre_tokenizer is not"),
+        (edited("tokenizer.json", pre_tokenizer=None), "pre_tokenizer is not"),
         (edited("tokenizer.json", pre_tokenizer__add_prefix_space=True), "pre_tokenizer is not"),
         (
             edited("tokenizer.json", post_processor={"type": "BertProcessing"}),

@@ -191,7 +191,8 @@ def test_the_one_file_that_transformers_writes_is_the_same(
         whole.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"tokenizer\.json: not "):
             Tokenizer.load(tmp_path)
-    whole.write_text('{"model": {"vocab": {}, "merges": []}}', encoding="utf-8")
+    older["model"]["vocab"], older["model"]["merges"], older["added_tokens"] = {}, [], []
+    whole.write_text(json.dumps(older), encoding="utf-8")
     with pytest.raises(UserError, match=r"vocab\.json: '!', '\"', '#' and 253 more: not there"):
         Tokenizer.load(tmp_path)
 

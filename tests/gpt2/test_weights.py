@@ -1,19 +1,16 @@
 """Model directories against Hugging Face's own reader and writer."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from gpt2 import config_file, files, weights
 from gpt2.batch import Batch
-from gpt2.config_file import read_config, stated_end
 from gpt2.device import Runtime
 from gpt2.errors import UserError
 from gpt2.generation import generate
@@ -21,7 +18,7 @@ from gpt2.model import GPT2, GPT2Config
 from gpt2.sampling import SamplingParams
 from gpt2.tokenizer import Tokenizer, train_bpe
 from gpt2.trainer import loss_sum
-from tests.hugging_face import TEXT, write_checkpoint, write_model
+from tests.hugging_face import TEXT, write_model
 
 
 @pytest.fixture(scope="module")
@@ -283,30 +280,6 @@ def test_variations_survive_being_saved_here(tmp_path, tokenizer, config):
     torch.testing.assert_close(again(ids).logits, peer(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_every_key_that_transformers_has_is_read_refused_or_known_to_change_nothing():
-    """If this fails, `transformers` has a new key: does another value of it change a logit?"""
-    config = transformers.GPT2Config()
-    names = {*config.to_dict(), *(field.name for field in dataclasses.fields(config))}
-    shape = {name for names in config_file.SHAPE.values() for name in names}
-    known = {*shape, "activation_function", *config_file.ONLY, *config_file.CHANGES_NOTHING}
-    assert names <= known
-    assert config.attribute_map.keys() <= shape
-
-
-def test_other_names_of_the_shape_are_those_of_transformers(tmp_path):
-    peers_checkpoint(tmp_path)
-    path = tmp_path / "config.json"
-    values = json.loads(path.read_text())
-    for new, old in transformers.GPT2Config.attribute_map.items():
-        values[new] = values.pop(old)
-    path.write_text(json.dumps(values))
-    theirs, ours = transformers.GPT2Config.from_pretrained(tmp_path), read_config(path)
-    assert (ours.n_embd, ours.context_length) == (theirs.n_embd, theirs.n_positions) == (16, 20)
-    path.write_text(json.dumps({**values, "n_embd": 32}))
-    with pytest.raises(UserError, match="n_embd and hidden_size differ"):
-        read_config(path)
-
-
 def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
     peer = write_model(tmp_path, shard="8KB")
     index = json.loads((tmp_path / weights.INDEX).read_text())
@@ -347,29 +320,6 @@ def test_an_untied_model_without_its_output_layer_is_refused(tmp_path):
     rewrite(tmp_path, lambda t: {n: x for n, x in t.items() if n != "lm_head.weight"})
     with pytest.raises(UserError, match=r"lm_head.weight: missing"):
         weights.load(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
-def test_the_token_that_ends_a_text_is_one(tmp_path, name):
-    write_checkpoint(tmp_path)
-    (tmp_path / "generation_config.json").unlink()
-    path = tmp_path / name
-    values = json.loads((tmp_path / "config.json").read_text())
-    for end, expected in ((299, 299), ([299], 299), ([], None), (None, None), ("</s>", None)):
-        path.write_text(json.dumps({**values, "eos_token_id": end}))
-        assert stated_end(tmp_path) == expected
-        model = weights.load(tmp_path, foreign=True)
-        assert weights.load_tokenizer(tmp_path, model).end_of_text == 299
-    path.write_text(json.dumps({**values, "eos_token_id": [299, 5]}))
-    with pytest.raises(UserError, match=r"eos_token_id names 2 tokens, \[299, 5\]: leave one"):
-        stated_end(tmp_path)
-
-
-def test_a_config_without_a_shape_is_refused(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text('{"model_type": "gpt2", "n_layer": 2}')
-    with pytest.raises(UserError, match=r"config.json.n_head: missing"):
-        read_config(path)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path):

@@ -266,3 +266,15 @@ def test_a_tokenizer_of_another_size_is_refused(tokenizer: Path, tmp_path: Path)
         tokenizer,
         "the model has 301 tokens, its tokenizer 300",
     )
+
+
+@pytest.mark.network
+def test_without_a_tokenizer_gpt2s_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    peer = peer_model(tmp_path, vocab_size=50304, activation_function="gelu")
+    write_nanogpt(tmp_path / "ckpt.pt", linear(peer), vocab_size=50304)
+    result = CliRunner().invoke(main, ["import", "ckpt.pt", "--output", "out"])
+    assert result.exit_code == 0, result.output
+    assert Tokenizer.load(tmp_path / "out").encode("Hello, I am") == [15496, 11, 314, 716]
