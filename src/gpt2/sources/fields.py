@@ -6,6 +6,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import NamedTuple
 
+from gpt2.sources.conversations import records_of
 from gpt2.sources.layouts import missing_columns
 from gpt2.sources.paths import find, first_step, roots
 from gpt2.sources.rows import UnreadableError
@@ -43,17 +44,46 @@ class Wanted(NamedTuple):
             raise UnreadableError(missing_columns(missing, self.paths, columns))
 
 
-def fields_of(record: object, paths: Mapping[str, str], coerce: bool) -> dict[str, object]:
-    """Our fields that are there and not null.
+def document_fields(value: object, column: str, wanted: Wanted, coerce: bool) -> list[object]:
+    """The fields of the document in a row: a text, or a record with one in ``column``."""
+    return [fields_of({column: value} if isinstance(value, str) else value, wanted, coerce)]
+
+
+def record_fields(value: object, wanted: Wanted, coerce: bool) -> list[object]:
+    """The fields of each of Alpaca's records in a row: one, or one for each reply.
+
+    Raises:
+        ConversationError: the turns of a conversation are not question and reply.
+    """
+    fields = fields_of(value, wanted, coerce)
+    if not isinstance(fields, dict):
+        return [fields]
+    system, turns = fields.pop("system", ""), fields.pop("conversation", None)
+    if "conversation" in wanted.required:
+        return [{**fields, **record} for record in records_of(turns, system)]
+    if system and "instruction" in fields:
+        fields["instruction"] = f"{system}\n\n{fields['instruction']}"
+    return [fields]
+
+
+def fields_of(value: object, wanted: Wanted, coerce: bool) -> object:
+    """Our fields that a record has; of what is no record, itself: the schema says so.
 
     Args:
-        record: an object or a list.
-        paths: where in it each of our fields stands.
+        value: an object, or a list if it is wanted by places.
+        wanted: where in it each of our fields stands.
         coerce: whether numbers, booleans and lists become text.
     """
-    found = {field: find(record, path) for field, path in paths.items()}
-    there = {field: value for field, value in found.items() if not is_null(value)}
-    return {field: as_text(value) for field, value in there.items()} if coerce else there
+    listed = isinstance(value, list) and any(path.startswith("[") for path in wanted.paths.values())
+    if not isinstance(value, dict) and not listed:
+        return value
+    fields = {}
+    for name, path in wanted.paths.items():
+        found = find(value, path)
+        if not is_null(found):
+            fields[name] = as_text(found) if coerce else found
+    # What may be left out may also be empty, as in a table.
+    return {name: it for name, it in fields.items() if it != "" or name in wanted.required}
 
 
 def is_null(value: object) -> bool:

@@ -11,8 +11,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from gpt2.params import Fraction, NonNegative, Params, Positive
-from gpt2.sources.conversations import records_of
-from gpt2.sources.fields import NOTHING, Wanted, fields_of
+from gpt2.sources.fields import NOTHING, Wanted, document_fields, record_fields
 from gpt2.sources.formats import FormatParams, Reader
 from gpt2.sources.paths import FieldPath
 from gpt2.sources.records import (
@@ -166,7 +165,7 @@ def documents(data: RawData, params: OwnCorpus) -> Iterator[Document]:
             skipped and others are left.
     """
     wanted = params.wanted
-    items = partial(_texts, params=params, wanted=wanted)
+    items = partial(document_fields, column=params.column, wanted=wanted, coerce=params.coerce)
     checks = RowChecks(_Text, data.origin, wanted, items, params.on_bad_record)
     divided: Counter[str] = Counter()
     for row in draw(data.rows, params):
@@ -198,7 +197,7 @@ def instruction_records(data: RawData, params: OwnInstructions) -> OwnRecords:
     """
     found = []
     wanted = params.wanted
-    items = partial(_examples, params=params, wanted=wanted)
+    items = partial(record_fields, wanted=wanted, coerce=params.coerce)
     checks = RowChecks(_Alpaca, data.origin, wanted, items, params.on_bad_record)
     rows = list(draw(data.rows, params))
     first: dict[tuple[str, str, str], Row] = {}
@@ -290,36 +289,3 @@ def _question(instruction: str, input: str) -> str:
 
 def _without_empty_lines(text: str) -> str:
     return "\n".join(line.strip() for line in text.split("\n") if line.strip())
-
-
-def _texts(value: object, params: OwnCorpus, wanted: Wanted) -> list[object]:
-    """The fields of a document: a text, or a record."""
-    record = {params.column: value} if isinstance(value, str) else value
-    return [_fields(record, wanted, params.coerce)]
-
-
-def _examples(value: object, params: OwnInstructions, wanted: Wanted) -> list[object]:
-    """The fields of Alpaca's records that a row holds: one, or one for each reply.
-
-    Raises:
-        ConversationError: the turns of a conversation are not question and reply.
-    """
-    fields = _fields(value, wanted, params.coerce)
-    if not isinstance(fields, dict):
-        return [fields]
-    system, turns = fields.pop("system", ""), fields.pop("conversation", None)
-    if "conversation" in wanted.required:
-        return [{**fields, **record} for record in records_of(turns, system)]
-    if system and "instruction" in fields:
-        fields["instruction"] = f"{system}\n\n{fields['instruction']}"
-    return [fields]
-
-
-def _fields(value: object, wanted: Wanted, coerce: bool) -> object:
-    """Our fields of a record; of what is no record, itself: the schema says so."""
-    listed = isinstance(value, list) and any(path.startswith("[") for path in wanted.paths.values())
-    if not isinstance(value, dict) and not listed:
-        return value
-    fields = fields_of(value, wanted.paths, coerce)
-    # What may be left out may also be empty, as in a table.
-    return {name: it for name, it in fields.items() if it != "" or name in wanted.required}
