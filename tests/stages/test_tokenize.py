@@ -307,6 +307,6 @@ def test_a_signal_ends_it_at_once(work: str, number: signal.Signals, workplace: 
         began = time.monotonic()
         stage.send_signal(number)
         assert stage.wait(timeout=60) == 128 + number
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5  # less than 1 on a quiet machine
         assert "Traceback" not in stage.stderr.read()
     assert {path.name for path in workplace.iterdir()} == before

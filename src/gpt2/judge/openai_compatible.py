@@ -41,6 +41,10 @@ PROBE = 'Reply with JSON only: {"score": 0}'
 """A prompt that a server takes, unless it refuses a parameter of the request."""
 NO_LIST = (404, 405, 501)
 """Statuses of a server that does not have ``/v1/models``."""
+NEWER_NAME = "max_completion_tokens"
+"""Of ``max_tokens``; OpenAI's own reasoning models know no other."""
+KEYS = {"response_format": "judge.structured", NEWER_NAME: "llama3_eval.max_tokens"}
+"""Where a parameter of a request comes from, if not from its namesake in ``llama3_eval``."""
 HINTS = {401: ". Is judge.api_key_env right?", 403: ". Is judge.api_key_env right?"}
 REFUSED = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated"
@@ -98,20 +102,20 @@ class OpenAICompatibleJudge:
     def _sampling(self) -> dict[str, Any]:
         """The parameters of a request that the server takes, found out by asking."""
         sampling = dict(self._wanted)
-        while refusal := self._refusal(sampling):
-            name, message = refusal
-            if name == "max_tokens":  # OpenAI's own reasoning models want it by its newer name.
-                sampling = {"max_completion_tokens": sampling.pop(name), **sampling}
-            elif name in ("temperature", "seed"):
+        while complaint := self._complaint(sampling):
+            name, message = complaint
+            refused = REFUSED.search(message) is not None
+            if name == "max_tokens" and (refused or NEWER_NAME in message):
+                sampling = {NEWER_NAME: sampling.pop(name), **sampling}
+            elif name in ("temperature", "seed") and refused:
                 log.warning("%s\nSo llama3_eval.%s is left out", message, name)
                 sampling[name] = None
             else:
-                key = "judge.structured" if name == "response_format" else "llama3_eval.max_tokens"
-                raise JudgeGone(f"{message}\nThe server refuses {name}: change {key}")
+                raise JudgeGone(f"{message}\nChange {KEYS.get(name, f'llama3_eval.{name}')}")
         return sampling
 
-    def _refusal(self, sampling: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The parameter that the server refuses, and what it says of it.
+    def _complaint(self, sampling: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The first parameter that the server complains of, and what it says.
 
         Other failures are those of the prompts to come.
         """
@@ -120,7 +124,7 @@ class OpenAICompatibleJudge:
         except JudgeError as error:
             sent = "|".join(name for name, value in sampling.items() if value is not None)
             named = re.search(rf"\b({sent})\b", str(error))
-            return (named[1], str(error)) if named and REFUSED.search(str(error)) else None
+            return (named[1], str(error)) if named else None
         except Fault:
             return None
         return None

@@ -178,9 +178,31 @@ def test_a_seed_is_left_out_whatever_the_server_says_of_it(server, refusal):
 
 def test_a_form_that_the_server_does_not_know_is_named(server):
     server.refusals = {"response_format": (400, "'response_format' json_schema is not supported")}
-    with pytest.raises(JudgeGone, match=r"refuses response_format: change judge\.structured"):
+    with pytest.raises(JudgeGone, match=r"supported\nChange judge\.structured"):
         judge_at(server).judge("x")
     assert judge_at(server, structured="none").judge("x") == SCORE
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "key"),
+    [
+        ("temperature", "temperature must be strictly positive", "llama3_eval.temperature"),
+        ("max_tokens", "max_tokens: at least 64", "llama3_eval.max_tokens"),
+        ("seed", "seed: a number of 64 bits", "llama3_eval.seed"),
+        ("model", "max_completion_tokens: at least 64", "llama3_eval.max_tokens"),
+    ],
+)
+def test_a_value_that_the_server_does_not_like_is_named(server, name, message, key):
+    server.refusals = {name: (422, {"detail": message})}
+    if name == "model":
+        server.refusals = {"max_tokens": NEWER_NAME, **server.refusals}
+    with pytest.raises(JudgeGone, match=rf"{message}.*\nChange {key}"):
+        judge_at(server).judge("x")
+
+
+def test_the_newer_name_is_enough_of_a_hint(server):
+    server.refusals = {"max_tokens": (400, "max_tokens: set max_completion_tokens")}
+    assert judge_at(server).judge("x") == SCORE
 
 
 def test_what_a_prompt_brings_about_is_no_refusal(server):
@@ -274,8 +296,9 @@ def ollama_at(server: Server, patience: float = 5.0) -> OllamaJudge:
 
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
-@pytest.mark.parametrize("status", [429, 503, 529])
-@pytest.mark.parametrize("form", ["seconds", "date", "fraction"])
+@pytest.mark.parametrize(
+    ("status", "form"), [(429, "seconds"), (429, "date"), (503, "date"), (529, "fraction")]
+)
 def test_a_server_is_given_the_time_that_it_asks_for(server, kind, status, form):
     judge = judge_at(server, patience=5.0) if kind == "openai" else ollama_at(server)
     assert judge.options
