@@ -35,7 +35,6 @@ from gpt2.tracking.context import (
     versions,
 )
 from gpt2.tracking.names import mlflow_name, model_name, renamed, stored
-from gpt2.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -252,6 +251,8 @@ class Store:
 
     def pipeline(self, plan: Plan, called: Invocation, tags: Mapping[str, str]) -> str:
         """Id of the run of this execution of the pipeline, found or created."""
+        from gpt2.yaml_files import dump_yaml
+
         for found in self.search(f"tags.`{INVOCATION_TAG}` = '{called.key}'"):
             self.set_tags(found.info.run_id, {PROCESS_TAG: called.process})
             self.client.update_run(found.info.run_id, status="RUNNING")
