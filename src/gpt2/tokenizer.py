@@ -274,20 +274,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             pre_tokenizers.FixedLength(LONGEST_WORD),
         ]
     )
+    on_terminal = sys.stderr.isatty()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,  # <|endoftext|> is the last one
         min_frequency=2,
         initial_alphabet=list(BYTES),
-        show_progress=sys.stderr.isatty(),
+        show_progress=on_terminal,
     )
-    # A thread that may be left behind, for the trainer looks at no signal. All texts are read
-    # before: a thread that ends in Python code called from Rust would take the process down.
+    # A thread that may be left behind, for the trainer looks at no signal. It gets all texts as one
+    # batch: where it came back to Python for the next one, it could crash a process that is ending.
     with ThreadPool(1) as pool:
-        training = pool.apply_async(trainee.train_from_iterator, (list(texts), trainer))
+        training = pool.apply_async(trainee.train_from_iterator, ([list(texts)], trainer))
         began = time.monotonic()
         while not training.ready():
             training.wait(PLAIN_INTERVAL)
-            if not (training.ready() or trainer.show_progress):
+            if not (training.ready() or on_terminal):
                 logger.info("learning the vocabulary: %.0f s so far", time.monotonic() - began)
         training.get()
     merges = json.loads(trainee.to_str())["model"]["merges"]
