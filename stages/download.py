@@ -30,9 +30,8 @@ from gpt2.sources.package_instructions import (
 from gpt2.sources.records import Document, InstructionRecord, Split, sample
 from gpt2.sources.rows import RawData
 from gpt2.sources.web_files import UrlCorpus, UrlInstructions
-from gpt2.streams import standard_streams
 from gpt2.tokenizer import Gpt2TokenizerParams, TokenizerParams
-from stages.running import EXAMPLES, running
+from stages.running import EXAMPLES, as_program, running
 
 OwnCorpus = FileCorpus | UrlCorpus | HuggingfaceCorpus
 OwnInstructions = FileInstructions | UrlInstructions | HuggingfaceInstructions
@@ -181,5 +180,4 @@ def json_line(row: Document | InstructionRecord) -> str:
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

@@ -19,9 +19,8 @@ from gpt2.sources import gpt2_tokenizer, hub
 from gpt2.sources.checks import Sha256, Url, check_sha256
 from gpt2.sources.hub import CONFIG, INDEX, RELEASES, TOKENIZER, VOCABULARY, WEIGHTS
 from gpt2.sources.urls import AbsentError
-from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
-from stages.running import EXAMPLES, running
+from stages.running import EXAMPLES, as_program, running
 
 if TYPE_CHECKING:
     from gpt2.model import GPT2
@@ -253,5 +252,4 @@ def check_size(model: "GPT2", parameters: int, size: str) -> None:
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

@@ -24,10 +24,9 @@ from gpt2.instructions import (
 from gpt2.params import Fraction, Positive
 from gpt2.sampling import SamplingParams
 from gpt2.sources.records import InstructionRecord, sample_records
-from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import TrainParams, fit
-from stages.running import EXAMPLES, running
+from stages.running import EXAMPLES, as_program, running
 from stages.training import report
 
 log = logging.getLogger(__name__)
@@ -197,5 +196,4 @@ def _examples(
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

@@ -19,9 +19,8 @@ from gpt2.progress import Progress
 from gpt2.sampling import SamplingParams
 from gpt2.sources.package_docs import name_as_words
 from gpt2.sources.records import InstructionRecord, sample_records
-from gpt2.streams import standard_streams
 from gpt2.text_metrics import most_frequent, score
-from stages.running import EXAMPLES, running
+from stages.running import EXAMPLES, as_program, running
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,5 +190,4 @@ def plot(by_kind: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

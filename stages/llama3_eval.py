@@ -25,8 +25,7 @@ from gpt2.judge.tasks import VARIANTS, Response, Task, make_tasks
 from gpt2.locks import locked
 from gpt2.params import parse
 from gpt2.progress import Progress
-from gpt2.streams import standard_streams
-from stages.running import EXAMPLES, running
+from stages.running import EXAMPLES, as_program, running
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,5 +153,4 @@ def _figure(bins: Sequence[Mapping[str, object]]) -> "Figure":
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

@@ -20,11 +20,10 @@ from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams
 from gpt2.sources import local_files
 from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.sources.local_files import OUTPUTS, FileCorpus, FileInstructions, is_output
-from gpt2.streams import standard_streams
 from gpt2.yaml_files import load
 from stages.download import CorpusParams, InstructionsParams
 from stages.download_gpt2_weights import Gpt2WeightsParams, checkpoint
-from stages.running import EXAMPLES, framed
+from stages.running import EXAMPLES, as_program, framed
 
 log = logging.getLogger(__name__)
 
@@ -192,5 +191,4 @@ def _link(place: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

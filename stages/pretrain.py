@@ -15,10 +15,9 @@ from gpt2.model import GPT2, Architecture, GPT2Config
 from gpt2.params import Positive
 from gpt2.sampling import SamplingParams
 from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
-from gpt2.streams import standard_streams
 from gpt2.tokenizer import Tokenizer
 from gpt2.trainer import Evaluation, TrainParams, compiles, fit
-from stages.running import EXAMPLES, NO_WEIGHTS, running
+from stages.running import EXAMPLES, NO_WEIGHTS, as_program, running
 from stages.training import micro_batches, report
 
 
@@ -172,5 +171,4 @@ def other_shape(wanted: Architecture, found: Architecture) -> str | None:
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

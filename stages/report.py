@@ -13,9 +13,8 @@ from gpt2.report.inputs import read
 from gpt2.report.machine import this_machine
 from gpt2.report.page import render
 from gpt2.report.snapshots import Snapshot, previous, results_digest, save
-from gpt2.streams import standard_streams
 from gpt2.tracking.context import flatten
-from stages.running import EXAMPLES, METRICS, SPEED, WITH_RESULTS, running
+from stages.running import EXAMPLES, METRICS, SPEED, WITH_RESULTS, as_program, running
 
 PLOTS = Path("plots")
 
@@ -56,5 +55,4 @@ def main(params_path: Path, responses_dir: Path, judgements_dir: Path, output: P
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

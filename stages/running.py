@@ -19,7 +19,7 @@ from gpt2 import yaml_files
 from gpt2.errors import UserError
 from gpt2.files import read_json, write_json, writing
 from gpt2.locks import locked
-from gpt2.streams import names_of_files
+from gpt2.streams import names_of_files, standard_streams
 from gpt2.tracking import Tracker, flatten, track
 
 Section = TypeVar("Section")
@@ -62,6 +62,8 @@ RUNS = Path("data", "runs")
 SPEED = RUNS / "speed"
 """Beside the metrics, in the copy of the repository that an experiment may run in."""
 METRICS = Path("metrics")
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""The exit status of a stage that a signal has ended."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,23 @@ class Run:
         write_json(SPEED / name, speed)
         self.tracker.metrics(_numbers({**values, **speed}))
         self.tracker.artifact(METRICS / name)
+
+
+def as_program(stage: click.Command) -> NoReturn:
+    """Run a stage as the program that DVC starts.
+
+    After Ctrl-C or SIGTERM it ends without closing the interpreter: threads of native code (the
+    tokenizer's trainer looks at no signal) may still be at work, and crash one that closes.
+    """
+    with standard_streams(needed=False):
+        try:
+            stage()
+        except SystemExit as end:
+            if not isinstance(end.code, int) or end.code not in STOPPED:
+                raise
+            status = end.code
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from gpt2 import files
 from gpt2.errors import UserError
 from gpt2.params import NonNegative, Params, Positive
 from gpt2.shards import write_shards
-from gpt2.streams import standard_streams
 from gpt2.tokenizer import (
     BpeTokenizerParams,
     Gpt2TokenizerParams,
@@ -28,7 +27,7 @@ from gpt2.tokenizer import (
     TokenizerParams,
     train_bpe,
 )
-from stages.running import EXAMPLES, NO_WEIGHTS, running
+from stages.running import EXAMPLES, NO_WEIGHTS, as_program, running
 
 FEW_DOCUMENTS = 100
 BATCH_CHARACTERS = 500_000
@@ -275,5 +274,4 @@ def summary(n_vocab: int, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with standard_streams(needed=False):
-        main()
+    as_program(main)

@@ -291,7 +291,7 @@ def test_a_signal_ends_it_at_once(work: str, number: signal.Signals, workplace: 
     arguments = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
     with subprocess.Popen(
         [
-            *(sys.executable, "-c", "from stages.tokenize import main; main()", *arguments),
+            *(sys.executable, "-m", "stages.tokenize", *arguments),
             *("--tokenizer-dir=tokenizer", "--tokens-dir=tokens"),
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
