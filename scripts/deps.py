@@ -6,6 +6,7 @@ DVC follows no imports. ``python -m scripts.deps`` prints the list of every stag
 import ast
 from pathlib import Path
 
+import stages  # noqa: F401  puts src/ on the path
 from gpt2.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import stages  # noqa: F401  puts src/ on the path
 from gpt2.streams import standard_streams
 from stages.running import WITH_RESULTS
 

@@ -150,7 +150,7 @@ def copy(pipeline, tmp_path):
 def test_random_weights_do_not_depend_on_a_downloaded_model(copy):
     assert "download-gpt2-weights" not in copy.call("dvc", "dag", "pretrain")
     copy.set("gpt2_weights.mirrors", ["https://localhost"])
-    assert copy.repro() == ["download-gpt2-weights", *REPORTING]
+    assert copy.repro() == ["own-files", "download-gpt2-weights", *REPORTING]
 
 
 def test_training_goes_on_with_a_model_of_ones_own(copy):
@@ -163,7 +163,9 @@ def test_training_goes_on_with_a_model_of_ones_own(copy):
     copy.set("pretrain.initial_weights", "data/models/gpt2")
     process = copy.run("dvc", "repro", "pretrain")
     assert process.returncode == 0, process.stdout + process.stderr
-    assert started(process.stdout) == ["download", "download-gpt2-weights", "tokenize", "pretrain"]
+    assert started(process.stdout) == [
+        *("own-files", "download", "download-gpt2-weights", "tokenize", "pretrain")
+    ]
     assert f"pretrain: step 0: val_loss {before:.4f}" in process.stdout
     assert copy.json("data/models/pretrained/training.json")["parent"]
     assert "download-gpt2-weights" in copy.call("dvc", "dag", "pretrain")

@@ -226,7 +226,8 @@ def test_a_folder_that_dvc_cannot_watch_has_its_files_linked_one_by_one(
     links = [link for link in CORPUS.rglob("*") if link.is_file()]
     assert links
     assert all(link.is_symlink() and link.suffix == ".txt" for link in links)
-    assert linked(corpus=file(path)) == output
+    again = linked(corpus=file(path))
+    assert again.splitlines()[:-1] == output.splitlines()[:-1]  # the last one has the seconds
 
 
 @pytest.mark.parametrize(
