@@ -4,6 +4,7 @@ DVC follows no imports. ``python -m scripts.deps`` prints the list of every stag
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import stages  # noqa: F401  puts src/ on the path
@@ -15,7 +16,8 @@ DATA = ("*.jinja", "*.css")
 """Files that a module reads from its own package."""
 
 
-def imports(file: Path) -> set[str]:
+@cache
+def imports(file: Path) -> frozenset[str]:
     """Dotted names that a file imports, anywhere in its code: ``from a import b`` gives ``a.b``.
 
     Relative imports are not known here; `tests/test_architecture.py` forbids them.
@@ -26,7 +28,7 @@ def imports(file: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def files_of(name: str) -> set[Path]:
@@ -58,6 +60,7 @@ def dependencies(file: Path) -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in found)
 
 
+@cache
 def _only_docstring(file: Path) -> bool:
     body = ast.parse(file.read_text(encoding="utf-8")).body
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)

@@ -106,7 +106,7 @@ def test_nothing_runs_twice(pipeline):
     ("key", "value", "expected"),
     [
         ("llama3_eval.n_items", 5, JUDGING),
-        ("pretrain.steps", 25, PRETRAINING),
+        pytest.param("pretrain.steps", 25, PRETRAINING, marks=pytest.mark.slow),
     ],
 )
 def test_a_changed_parameter_runs_what_depends_on_it_and_back_again_nothing(
@@ -153,6 +153,7 @@ def test_random_weights_do_not_depend_on_a_downloaded_model(copy):
     assert copy.repro() == ["own-files", "download-gpt2-weights", *REPORTING]
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_a_model_of_ones_own(copy):
     shutil.copytree(copy.directory / "data/models/pretrained", copy.directory / "mine")
     before = copy.json("metrics/pretrain.json")["val_loss"]
@@ -171,6 +172,7 @@ def test_training_goes_on_with_a_model_of_ones_own(copy):
     assert "download-gpt2-weights" in copy.call("dvc", "dag", "pretrain")
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_and_end_as_if_they_had_been_asked_for_at_once(copy):
     def results():
         names = (

@@ -289,6 +289,8 @@ def test_a_signal_ends_it_at_once(work: str, number: signal.Signals, workplace: 
         yaml12.dumps({"tokenizer": kind, "tokenize": TOKENIZE}), encoding="utf-8"
     )
     arguments = ["--corpus-dir=corpus", "--raw-tokenizer-dir=raw"]
+    # A job in the background of a script ignores Ctrl-C, and all that it starts does, too.
+    attend = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "stages.tokenize", *arguments),
@@ -298,6 +300,7 @@ def test_a_signal_ends_it_at_once(work: str, number: signal.Signals, workplace: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=attend,
     ) as stage:
         assert stage.stdout and stage.stderr
         assert stage.stdout.readline() == "tokenize: started\n"
