@@ -12,6 +12,10 @@ from typing import IO, Any, cast
 
 from gpt2.sources.rows import UnreadableError
 
+CHUNK = 2**16
+"""Bytes of a Zstandard stream that are unpacked at a time: pyarrow never frees what it took for a
+reading that fails."""
+
 
 def _gzip(file: BufferedIOBase) -> BufferedIOBase:
     return gzip.GzipFile(fileobj=file, mode="rb")
@@ -31,7 +35,7 @@ class _Raw(RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer as far as one reading does."""
-        content: bytes = self._stream.read(len(buffer))
+        content: bytes = self._stream.read(min(len(buffer), CHUNK))
         buffer[: len(content)] = content
         return len(content)
 
