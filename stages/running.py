@@ -72,6 +72,8 @@ class Run:
 
     stage: str
     params_path: Path
+    settings: Mapping[str, Any]
+    """What the parameter file holds."""
     root: Path
     """The repository; under `dvc exp run --temp` the working directory is a copy of it."""
     tracker: Tracker
@@ -85,7 +87,7 @@ class Run:
 
     def load(self, schema: TypeForm[Section], section: str) -> Section:
         """One section of the parameter file, checked against ``schema``."""
-        return yaml_files.load(schema, self.params_path, section)
+        return yaml_files.choose(schema, self.settings, self.params_path, section)
 
     def metrics(self, values: Mapping[str, Any], speed: Mapping[str, float] | None = None) -> None:
         """Write the results to ``metrics/<stage>.json`` and tell the tracker all numbers.
@@ -132,7 +134,7 @@ def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[
         for note in yaml_files.disputed(params_path, sections):
             log.warning(note)
         with track(stage, root, settings, sections, HIGHLIGHTS.get(stage)) as tracker:
-            yield Run(stage, params_path, root, tracker, started)
+            yield Run(stage, params_path, settings, root, tracker, started)
             tracker.restored(_results_before(stage))
 
 

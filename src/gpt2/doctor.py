@@ -217,7 +217,7 @@ def store(root: Path) -> Check:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or own_store(root.resolve())
     own = uri == own_store(root.resolve())
     shown = STORE if own else "MLFLOW_TRACKING_URI"
-    remedy = "Tracking is off meanwhile. Mend it, or unset MLFLOW_TRACKING_URI"
+    remedy = "Tracking is off meanwhile. Fix it, or unset MLFLOW_TRACKING_URI"
     try:
         if own and not (root / STORE).exists():
             if not os.access(root, os.W_OK):

@@ -40,7 +40,7 @@ def examine(directory: Path) -> Finding:
     except FileNotFoundError:
         return Finding(problem="git is not installed", remedy="Install git")
     except (OSError, subprocess.SubprocessError) as error:
-        return Finding(problem=f"git does not run ({error})", remedy="Mend or install git")
+        return Finding(problem=f"git does not run ({error})", remedy="Fix or install git")
     if done.returncode == 0:
         return Finding(commit=done.stdout.strip())
     said = done.stderr.strip()

@@ -16,15 +16,12 @@ from typing import Any
 import psutil
 import pytest
 import requests
-import torch
 from click.testing import CliRunner
 
-from gpt2 import weights
 from gpt2.cli import main
 from gpt2.instructions import prompt
-from gpt2.model import GPT2, GPT2Config
-from gpt2.tokenizer import train_bpe
 from scripts.deps import ROOT
+from tests.our_model import write_our_model
 
 EXACT = ("--dtype", "float32", "--device", "cpu")
 WAIT = 120
@@ -34,15 +31,7 @@ WAIT = 120
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("model")
-    torch.manual_seed(5)
-    tokenizer = train_bpe([prompt("Say it.", "Voilà")] * 2, 340)
-    (place / "tokenizer").mkdir()
-    tokenizer.save(place / "tokenizer")
-    model = GPT2(GPT2Config(vocab_size=340, context_length=160, n_layer=1, n_head=2, n_embd=32))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    weights.save(model, place / "model", place / "tokenizer", tokenizer.end_of_text, {})
-    return place / "model"
+    return write_our_model(place, prompt("Say it.", "Voilà"), context_length=160, seed=5)
 
 
 @contextmanager

@@ -4,14 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
-from gpt2 import weights
 from gpt2.errors import UserError
 from gpt2.instructions import prompt
-from gpt2.model import GPT2, GPT2Config
 from gpt2.sources.records import InstructionRecord, Split
-from gpt2.tokenizer import train_bpe
 from stages.generate_responses import (
     GenerateResponsesParams,
     answer,
@@ -19,6 +15,7 @@ from stages.generate_responses import (
     plot,
     score_by_kind,
 )
+from tests.our_model import write_our_model
 
 
 def record(index: int, kind: str = "describe", split: Split = "test") -> InstructionRecord:
@@ -67,17 +64,9 @@ def test_both_models_stand_beside_the_trivial_baselines():
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    torch.manual_seed(1)
-    tokenizer = train_bpe([prompt("Describe.", "def package.do_thing()")] * 2, 340)
-    (directory / "tokenizer").mkdir()
-    tokenizer.save(directory / "tokenizer")
-    model = GPT2(GPT2Config(vocab_size=340, context_length=64, n_layer=1, n_head=2, n_embd=32))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    place = directory / "model"
-    weights.save(model, place, directory / "tokenizer", tokenizer.end_of_text, {})
-    return place
+    place = tmp_path_factory.mktemp("model")
+    text = prompt("Describe.", "def package.do_thing()")
+    return write_our_model(place, text, context_length=64, seed=1)
 
 
 def exact(**sampling: object) -> GenerateResponsesParams:

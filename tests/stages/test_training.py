@@ -46,7 +46,7 @@ def test_what_differs_from_run_to_run_stays_out_of_the_plots(tmp_path, monkeypat
         seconds=2.0,
         product_rate=1e10,
     )
-    run = Run("pretrain", Path("params.yaml"), tmp_path, NullTracker(), time.monotonic())
+    run = Run("pretrain", Path("params.yaml"), {}, tmp_path, NullTracker(), time.monotonic())
     report(run, history, {"val_loss": 3.1}, tmp_path, best_by="val_loss")
     assert Path("plots/pretrain.csv").read_text(encoding="utf-8") == (
         "step,loss,lr,grad_norm,val_loss,loss_z,grad_norm_z\n"

@@ -8,19 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt2 import tokenizer_files
 from gpt2.errors import UserError
 from gpt2.sources import urls
 from gpt2.sources.urls import PATIENCE, AbsentError, Patience
+from gpt2.tokenizer_files import ADDED, MERGES, NAMES, VOCAB, WHOLE
 
 ENDPOINT = "https://huggingface.co"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """In place of the weights, where they are in several files."""
-VOCABULARY = ("vocab.json", "merges.txt")
-TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "added_tokens.json"),
-    *("special_tokens_map.json", "generation_config.json"),
-)
+VOCABULARY = (VOCAB, MERGES)
+TOKENIZER = (WHOLE, tokenizer_files.CONFIG, ADDED, NAMES, "generation_config.json")
 """What else may decide ids, or where a text ends; OpenAI's models have no need of it."""
 
 

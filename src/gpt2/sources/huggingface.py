@@ -89,7 +89,7 @@ def _documents(row: Row, text: str, separator: str) -> Iterator[Row]:
 
 @contextmanager
 def _told(data_set: str) -> Iterator[Callable[..., Any]]:
-    """A function that opens a data set; its failures, and those while it is read, are told."""
+    """A function that opens a data set; its failures, and those while it is read, become errors."""
     try:
         datasets = importlib.import_module("datasets")
         httpx = importlib.import_module("huggingface_hub.utils").httpx  # the one that it runs on

@@ -25,7 +25,8 @@ from gpt2.sources.records import (
 )
 from gpt2.sources.row_checks import PROBLEMS_SHOWN, RowChecks
 from gpt2.sources.rows import RawData, Row
-from gpt2.sources.texts import END_OF_TEXT, NONE
+from gpt2.sources.texts import NONE
+from gpt2.tokenizer_files import END_OF_TEXT
 
 Column = Literal["instruction", "input", "output", "kind", "system", "conversation"]
 Filled = Annotated[str, StringConstraints(pattern=r"\S")]

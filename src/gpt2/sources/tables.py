@@ -48,8 +48,8 @@ class CsvParams(Params):
 
     @model_validator(mode="after")
     def _mean_one_thing_by_a_character(self) -> Self:
-        told = [it for it in (self.delimiter, self.quote, self.escape) if it is not None]
-        if len({*told}) < len(told):
+        stated = [it for it in (self.delimiter, self.quote, self.escape) if it is not None]
+        if len({*stated}) < len(stated):
             raise ValueError("delimiter, quote and escape must be different characters")
         return self
 
@@ -74,7 +74,7 @@ class _Dialect(NamedTuple):
 def csv_rows(name: str, file: LimitedFile, params: CsvParams, wanted: Wanted) -> Iterator[Row]:
     """The rows of a CSV file, each a dictionary of text by the names in its first line.
 
-    A row with fewer or more fields than the first line is told in its place.
+    A row with fewer or more fields than the first line comes with its problem instead of a value.
     """
     lines = _Lines(file)
     first = next((line for line in lines if line.strip()), None)
@@ -181,9 +181,10 @@ def _only(fitting: Mapping[_Dialect, list[str]], line: str) -> tuple[_Dialect, l
     dialect, first = next(iter(fitting.items()))
     of_this_quote = {it: fields for it, fields in fitting.items() if it.quote == dialect.quote}
     if any(fields != first for fields in of_this_quote.values()):
-        told = " or ".join(repr(dialect.delimiter) for dialect in of_this_quote)
+        choices = " or ".join(repr(dialect.delimiter) for dialect in of_this_quote)
         raise UnreadableError(
-            f"line 1: {line.strip()[:SHOWN]!r} does not tell whether {told} stands between fields. "
+            f"line 1: {line.strip()[:SHOWN]!r} does not tell whether {choices} stands between "
+            "fields. "
             f'Say it in params.yaml: csv: {{delimiter: "{dialect.delimiter}"}}'
         )
     return dialect, first

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from gpt2.sources.limits import LimitedFile
 from gpt2.sources.rows import EMPTY, Row, UnreadableError, decoded, filled
 
-END_OF_TEXT = "<|endoftext|>"
 BLANK_LINES, NONE = "blank-lines", "none"
 BLOCKS = frozenset(
     (

@@ -371,7 +371,7 @@ class _Session(requests.Session):
 
 
 def proxies(url: str) -> dict[str, str]:
-    """The proxy for ``url``, as `requests` is told of it; of the environment it is to ask nothing.
+    """The argument ``proxies`` of `requests` for ``url``: it then ignores the environment.
 
     Raises:
         UserError: as `web.proxy_for`.

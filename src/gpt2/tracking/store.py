@@ -303,7 +303,7 @@ class Store:
         self._log(run_id, "metrics", metrics)
 
     def _log(self, run_id: str, kind: str, entities: "Sequence[Metric | Param | RunTag]") -> None:
-        """In batches; what the store refuses is told and left out."""
+        """Log in batches; what the store refuses is reported and skipped."""
         from mlflow.exceptions import MlflowException
 
         size = BATCHES[kind]

@@ -9,7 +9,8 @@ import pytest
 from gpt2.sources.fields import Wanted
 from gpt2.sources.formats import Reader
 from gpt2.sources.rows import Row
-from gpt2.sources.texts import END_OF_TEXT, html_text
+from gpt2.sources.texts import html_text
+from gpt2.tokenizer_files import END_OF_TEXT
 
 WANTED = Wanted({"text": "text"}, ("text",))
 STORIES = [f"Once upon a time, bird {n} sang.\n\nThe end é {n}." for n in range(300)]

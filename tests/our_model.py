@@ -1,0 +1,25 @@
+"""A small model directory as the pipeline writes it, with random weights."""
+
+from pathlib import Path
+
+import torch
+
+from gpt2 import weights
+from gpt2.model import GPT2, GPT2Config
+from gpt2.tokenizer import train_bpe
+
+
+def write_our_model(place: Path, text: str, context_length: int, seed: int) -> Path:
+    """Its directory in ``place``; weights are larger than usual, so that its tokens are no ties."""
+    torch.manual_seed(seed)
+    tokenizer = train_bpe([text] * 2, 340)
+    (place / "tokenizer").mkdir()
+    tokenizer.save(place / "tokenizer")
+    config = GPT2Config(
+        vocab_size=340, context_length=context_length, n_layer=1, n_head=2, n_embd=32
+    )
+    model = GPT2(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    weights.save(model, place / "model", place / "tokenizer", tokenizer.end_of_text, {})
+    return place / "model"
