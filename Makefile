@@ -61,7 +61,7 @@ lock: ## pin anew what requirements*.in name, from the package index
 
 repository:
 	@$(NEW_ENOUGH)
-	@PYTHONPATH=src $(PYTHON) -m gpt2.repository
+	@PYTHONPATH=src $(PYTHON) -m gpt2.core.repository
 
 .venv/run: requirements.txt pyproject.toml
 	@$(NEW_ENOUGH)

@@ -25,14 +25,15 @@ import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, record, take_turns
 from benchmarks.peers import GPT
 from benchmarks.side import Side, serve
-from gpt2 import trainer
-from gpt2.batch import IGNORE_INDEX, Batch
-from gpt2.device import DeviceParams, choose_runtime
-from gpt2.instructions import Example, InstructionBatches, collate, evaluation_batches, prompt
-from gpt2.model import GPT2, GPT2Config
-from gpt2.optim import make_optimizers
-from gpt2.sources.package_docs import documented_objects
-from gpt2.tokenizer import train_bpe
+from gpt2.core.device import DeviceParams, choose_runtime
+from gpt2.data.batch import IGNORE_INDEX, Batch
+from gpt2.data.instructions import Example, InstructionBatches, collate, evaluation_batches, prompt
+from gpt2.data.sources.package_docs import documented_objects
+from gpt2.data.train_bpe import train_bpe
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
+from gpt2.training import trainer
+from gpt2.training.optim import make_optimizers
 
 LR, BATCH, CONTEXT, SEED = 5e-5, 8, 1024, 123
 SIDES = ("ours", "tutorial")

@@ -19,13 +19,14 @@ import torch
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record, take_turns
-from gpt2.device import DeviceParams, Runtime, choose_runtime, dtype_name
-from gpt2.estimate import parameters
-from gpt2.flops import measured_rate
-from gpt2.generation import generate, stream
-from gpt2.model import GPT2, GPT2Config
-from gpt2.sampling import SamplingParams
-from gpt2.weights import to_openai
+from gpt2.core.device import DeviceParams, Runtime, choose_runtime, dtype_name
+from gpt2.inference.generation import generate, stream
+from gpt2.inference.sampling import SamplingParams
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
+from gpt2.model.weights import to_openai
+from gpt2.pipeline.estimate import parameters
+from gpt2.training.flops import measured_rate
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel

@@ -30,17 +30,18 @@ from benchmarks import generation, training_step
 from benchmarks.finetuning import padded
 from benchmarks.measure import Row, record, take_turns
 from benchmarks.peers import GPT, hugging_face_is_here, training
-from gpt2 import trainer
-from gpt2.batch import Batch
-from gpt2.checkpoint import RunDirectory
-from gpt2.device import DeviceParams, Runtime, choose_runtime, dtype_name
-from gpt2.flops import timed
-from gpt2.generation import generate
-from gpt2.instructions import Example, collate
-from gpt2.model import GPT2, GPT2Config
-from gpt2.optim import make_optimizers
-from gpt2.sampling import SamplingParams
+from gpt2.core.device import DeviceParams, Runtime, choose_runtime, dtype_name
+from gpt2.data.batch import Batch
+from gpt2.data.instructions import Example, collate
+from gpt2.inference.generation import generate
+from gpt2.inference.sampling import SamplingParams
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
 from gpt2.tracking import NullTracker
+from gpt2.training import trainer
+from gpt2.training.checkpoint import RunDirectory
+from gpt2.training.flops import timed
+from gpt2.training.optim import make_optimizers
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.03}
 """Of logits, loss and gradients against the CPU's in float32: the difference's norm over theirs."""

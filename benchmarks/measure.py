@@ -176,7 +176,7 @@ def kind(device: str = "cpu") -> str:
     name, such as ``nvidia-h100-80gb-hbm3``."""
     import torch
 
-    from gpt2.device import DeviceParams, choose_runtime
+    from gpt2.core.device import DeviceParams, choose_runtime
 
     if device == "cuda":
         return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower())

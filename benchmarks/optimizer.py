@@ -14,13 +14,14 @@ import torch
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record
-from gpt2.checkpoint import RunDirectory
-from gpt2.model import GPT2, GPT2Config
-from gpt2.shards import Tokens, TrainingWindows, evaluation_batches
+from gpt2.core.yaml_files import load
+from gpt2.data.shards import Tokens, TrainingWindows, evaluation_batches
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
 from gpt2.tracking import track
-from gpt2.trainer import History, fit
-from gpt2.yaml_files import load
-from stages.pretrain import PretrainParams
+from gpt2.training.checkpoint import RunDirectory
+from gpt2.training.pretraining import PretrainParams
+from gpt2.training.trainer import History, fit
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 """AdamW's learning rates."""

@@ -26,13 +26,13 @@ import click
 
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Sample, Timing, child, record, take_turns
-from gpt2.yaml_files import load_yaml
+from gpt2.core.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from tests.pipeline import Pipeline, Repository
 
 WITH_MODEL = {"pretrain", "finetune", "generate-responses", "gpt2 generate"}
-GENERATE = "gpt2.cli generate --model data/models/pretrained --prompt def --max-new-tokens 1"
+GENERATE = "gpt2.cli.main generate --model data/models/pretrained --prompt def --max-new-tokens 1"
 GOAL = 1.5
 """Most seconds more than the other side."""
 IMPORT = "import torch, time; print([time.time(), time.process_time()])"

@@ -32,9 +32,10 @@ import numpy as np
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, child, record, take_turns
 from benchmarks.side import Side, serve
-from gpt2.files import new_directory, read_json
-from gpt2.sources.package_docs import documented_objects
-from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.core.files import new_directory, read_json
+from gpt2.data.sources.package_docs import documented_objects
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.train_bpe import train_bpe
 from stages import tokenize
 
 OURS, NANOGPT, BARE = "ours", "nanoGPT's recipe", "bare tiktoken"

@@ -81,11 +81,13 @@ def train(root: Path, steps: int, width: int) -> tuple[float, float]:
     since the start of the process, and the loss."""
     import torch
 
-    from gpt2.batch import Batch
-    from gpt2.checkpoint import RunDirectory
-    from gpt2.model import GPT2, GPT2Config
+    from gpt2.data.batch import Batch
+    from gpt2.model.config import GPT2Config
+    from gpt2.model.gpt2 import GPT2
     from gpt2.tracking import track
-    from gpt2.trainer import TrainParams, fit
+    from gpt2.training.checkpoint import RunDirectory
+    from gpt2.training.params import TrainParams
+    from gpt2.training.trainer import fit
 
     T, B, V = 128, 8, 1024
     torch.manual_seed(0)

@@ -25,11 +25,12 @@ import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, kind, record, take_turns
 from benchmarks.peers import GPT, hugging_face_is_here, training
 from benchmarks.side import Side, Turns, serve
-from gpt2 import flops, trainer
-from gpt2.batch import Batch
-from gpt2.device import DeviceParams, choose_runtime, dtype_name, peak_memory_mib
-from gpt2.model import GPT2, GPT2Config
-from gpt2.optim import make_optimizers
+from gpt2.core.device import DeviceParams, choose_runtime, dtype_name, peak_memory_mib
+from gpt2.data.batch import Batch
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
+from gpt2.training import flops, trainer
+from gpt2.training.optim import make_optimizers
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Indispensable(TorchDispatchMode):
 
 
 def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> None:
-    """The step of `gpt2.trainer`, with its defaults; compiled on a GPU only."""
+    """The step of `gpt2.training.trainer`, with its defaults; compiled on a GPU only."""
     compiled = compiled and device == "cuda"
     params = trainer.TrainParams(lr=6e-4, batch_size=shape.B, compile=compiled)
     runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
@@ -288,7 +289,7 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
     """`transformers.Trainer` with its defaults, except that nothing is saved, shown or dropped."""
     import transformers
 
-    from gpt2.weights import to_openai
+    from gpt2.model.weights import to_openai
 
     gpu = device == "cuda"
     config = transformers.GPT2Config(

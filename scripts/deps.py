@@ -1,6 +1,7 @@
-"""Which of our files a stage runs: those among its ``deps`` in dvc.yaml that are not data.
+"""Which of our files decide the outputs of a stage: its code among the ``deps`` in dvc.yaml.
 
-DVC follows no imports. ``python -m scripts.deps`` prints the list of every stage.
+DVC follows no imports. ``python -m scripts.deps`` prints, for every stage, the files that it runs,
+without those of `LEFT_OUT`.
 """
 
 import ast
@@ -8,12 +9,49 @@ from functools import cache
 from pathlib import Path
 
 import stages  # noqa: F401  puts src/ on the path
-from gpt2.streams import standard_streams
+from gpt2.core.streams import standard_streams
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"gpt2": ROOT / "src" / "gpt2", "stages": ROOT / "stages"}
-DATA = ("*.jinja", "*.css")
-"""Files that a module reads from its own package."""
+
+GPT2 = "src/gpt2"
+LEFT_OUT = {
+    f"{GPT2}/__init__.py": "how threads wait for each other",
+    "stages/__init__.py": "where the code is",
+    f"{GPT2}/core/errors.py": "messages",
+    f"{GPT2}/core/interrupts.py": "when a signal takes effect",
+    f"{GPT2}/core/locks.py": "who has to wait",
+    f"{GPT2}/core/params.py": "checks of parameters, which are dependencies themselves",
+    f"{GPT2}/core/processor.py": "how busy the machine is",
+    f"{GPT2}/core/progress.py": "messages",
+    f"{GPT2}/core/repository.py": "whether git is there",
+    f"{GPT2}/core/streams.py": "standard output",
+    f"{GPT2}/core/web.py": "proxies and waiting",
+    f"{GPT2}/core/yaml_files.py": "reads parameters, which are dependencies themselves",
+    f"{GPT2}/pipeline/stage.py": "lock, messages and signals; what is written comes from the stage",
+    f"{GPT2}/tracking": "what MLflow is shown",
+}
+"""Files and folders that cannot change an output, of any stage, and why. Nor is followed what they
+import."""
+LEFT_OUT_OF = {
+    "download_gpt2_weights": {
+        f"{GPT2}/data/sources/checks.py": "refuses other files",
+        f"{GPT2}/data/sources/urls.py": "fetches what a digest names",
+        f"{GPT2}/data/sources/wheels.py": "fetches what a digest names",
+    },
+    "finetune": {f"{GPT2}/inference": "sample texts, for MLflow alone"},
+    "llama3_eval": {f"{GPT2}/data/sources/checks.py": "refuses parameters"},
+    "own_files": {
+        f"{GPT2}/data/tokenizer": "no text is read",
+        f"{GPT2}/evaluation/judge/backends": "no judge is asked",
+        f"{GPT2}/evaluation/judge/protocol.py": "no judge is asked",
+        f"{GPT2}/model/config_file.py": "no model is read",
+        f"{GPT2}/model/weights.py": "no model is read",
+    },
+    "report": {f"{GPT2}/data/sources/checks.py": "refuses parameters"},
+    "pretrain": {f"{GPT2}/inference": "sample texts, for MLflow alone"},
+}
+"""The same for one stage."""
 
 
 @cache
@@ -43,21 +81,26 @@ def files_of(name: str) -> set[Path]:
     return {file for file in files if file.is_file() and not _only_docstring(file)}
 
 
-def dependencies(file: Path) -> list[Path]:
-    """``file``, all that it imports of ours, directly or not, and the data beside it.
+def decisive(stage: Path) -> list[str]:
+    """A stage's file and all that it imports of ours, directly or not, without what is left out.
 
     The paths are relative to the repository.
     """
+    left_out = {*LEFT_OUT, *LEFT_OUT_OF.get(stage.stem, {})}
     found: set[Path] = set()
-    waiting = {file} | files_of(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    waiting = {stage}
     while waiting:
         current = waiting.pop()
         found.add(current)
         for name in imports(current):
-            waiting |= files_of(name) - found
-    for folder in {path.parent for path in found}:
-        found |= {path for pattern in DATA for path in folder.glob(pattern)}
-    return sorted(path.relative_to(ROOT) for path in found)
+            new = files_of(name) - found
+            waiting |= {file for file in new if not is_in(file.relative_to(ROOT), left_out)}
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def is_in(path: Path, places: set[str]) -> bool:
+    """Whether ``path`` is one of ``places`` or in a folder among them."""
+    return any(str(place) in places for place in (path, *path.parents))
 
 
 @cache
@@ -69,4 +112,4 @@ def _only_docstring(file: Path) -> bool:
 if __name__ == "__main__":
     with standard_streams(needed=True):
         for stage in sorted((ROOT / "stages").glob("[!_]*.py")):
-            print(f"{stage.name}:", *(f"      - {path}" for path in dependencies(stage)), sep="\n")
+            print(f"{stage.name}:", *(f"  {path}" for path in decisive(stage)), sep="\n")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import stages  # noqa: F401  puts src/ on the path
-from gpt2.streams import standard_streams
-from stages.running import WITH_RESULTS
+from gpt2.core.streams import standard_streams
+from gpt2.pipeline.stage import WITH_RESULTS
 
 SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
 

@@ -20,8 +20,8 @@ from typing import Any
 import click
 
 import stages  # noqa: F401  puts src/ on the path
+from gpt2.core.streams import standard_streams
 from gpt2.report.comparison import LOWER_IS_BETTER
-from gpt2.streams import standard_streams
 from gpt2.tracking.context import flatten
 
 WAITING = ("queued", "running")

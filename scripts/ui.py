@@ -9,8 +9,8 @@ from urllib.parse import quote
 import click
 
 import stages  # noqa: F401  puts src/ on the path
-from gpt2.errors import UserError
-from gpt2.streams import standard_streams
+from gpt2.core.errors import UserError
+from gpt2.core.streams import standard_streams
 from gpt2.tracking.store import STORE, experiment_in_use, failures, first_line, own_store
 
 HOST = "127.0.0.1"

@@ -1,62 +1,21 @@
 """Stage ``download``: everything that comes from outside: text, instructions, tokenizer, judge."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
 
 import click
-from pydantic import Field
 
-from gpt2 import files
-from gpt2.errors import UserError
-from gpt2.judge import judge_files
-from gpt2.judge.params import JudgeParams
-from gpt2.sources import gpt2_tokenizer, huggingface, local_files, own_data, web_files
-from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
-from gpt2.sources.local_files import FileCorpus, FileInstructions
-from gpt2.sources.package_docs import (
-    DocumentedObject,
-    PackageDocsCorpus,
-    documented_objects,
-    package_versions,
-)
-from gpt2.sources.package_instructions import (
-    PackageDocsInstructions,
-    make_records,
-    without_held_out,
-)
-from gpt2.sources.records import Document, InstructionRecord, Split, sample
-from gpt2.sources.rows import RawData
-from gpt2.sources.web_files import UrlCorpus, UrlInstructions
-from gpt2.tokenizer import Gpt2TokenizerParams, TokenizerParams
-from stages.running import EXAMPLES, as_program, running
-
-OwnCorpus = FileCorpus | UrlCorpus | HuggingfaceCorpus
-OwnInstructions = FileInstructions | UrlInstructions | HuggingfaceInstructions
-CorpusParams = Annotated[PackageDocsCorpus | OwnCorpus, Field(discriminator="source")]
-InstructionsParams = Annotated[
-    PackageDocsInstructions | OwnInstructions, Field(discriminator="source")
-]
-WHEELS = Path(".cache", "wheels")
-DOWNLOADS = Path(".cache", "downloads")
-"""Both below the repository's root: downloaded once, for every experiment."""
-
-
-class Instructions(NamedTuple):
-    """Records, the documented objects that they were made from, if any, and further metrics."""
-
-    records: list[InstructionRecord]
-    objects: list[DocumentedObject]
-    metrics: dict[str, int]
-
-
-class Corpus(NamedTuple):
-    """Documents, and facts about them for the manifest; complete when the documents are read."""
-
-    documents: Iterable[Document]
-    facts: dict[str, Any]
+from gpt2.core import files
+from gpt2.data.sources import gpt2_tokenizer
+from gpt2.data.sources.reading import check_splits, count, read_corpus, read_instructions
+from gpt2.data.sources.records import Document, InstructionRecord
+from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from gpt2.data.sources.wheels import WHEELS
+from gpt2.data.tokenizer.bpe import Gpt2TokenizerParams, TokenizerParams
+from gpt2.evaluation.judge import judge_files
+from gpt2.evaluation.judge.params import JudgeParams
+from gpt2.pipeline.stage import EXAMPLES, as_program, running
 
 
 @click.command(epilog=EXAMPLES.format("download"))
@@ -105,36 +64,6 @@ def main(
         )
 
 
-def read_instructions(params: InstructionsParams, root: Path) -> Instructions:
-    """The records that section ``instructions`` asks for."""
-    if isinstance(params, PackageDocsInstructions):
-        objects = documented_objects(params.packages, "instructions.packages")
-        return Instructions(make_records(objects, params), objects, {})
-    records, metrics = own_data.instruction_records(read_own(params, root), params)
-    return Instructions(records, [], metrics)
-
-
-def read_corpus(params: CorpusParams, instructions: Instructions, root: Path) -> Corpus:
-    """The documents that section ``corpus`` asks for, without what the test records are about."""
-    if not isinstance(params, PackageDocsCorpus):
-        data = read_own(params, root)
-        return Corpus(own_data.documents(data, params), data.facts)
-    objects = documented_objects(params.packages, "corpus.packages")
-    kept = without_held_out(objects, instructions.objects, instructions.records)
-    documents = sample(
-        [Document(item.name, item.text) for item in kept],
-        params.limit,
-        lambda document: document.name,
-        seed=0,
-    )
-    facts: dict[str, Any] = {
-        "packages": package_versions(params.packages),
-        "held_out": len(objects) - len(kept),
-        "max_document_tokens": params.max_document_tokens,
-    }
-    return Corpus(documents, facts)
-
-
 def write_documents(path: Path, documents: Iterable[Document]) -> dict[str, int]:
     """Write documents as they come, one JSON object a line; how many there are, and how long."""
     number = characters = 0
@@ -144,34 +73,6 @@ def write_documents(path: Path, documents: Iterable[Document]) -> dict[str, int]
             number += 1
             characters += len(document.text)
     return {"documents": number, "characters": characters}
-
-
-def read_own(params: OwnCorpus | OwnInstructions, root: Path) -> RawData:
-    """The rows of a user's own data."""
-    if isinstance(params, HuggingfaceCorpus | HuggingfaceInstructions):
-        return huggingface.read(params)
-    if isinstance(params, UrlCorpus | UrlInstructions):
-        return web_files.read(params, root / DOWNLOADS)
-    return local_files.read(params, root)
-
-
-def check_splits(records: Iterable[InstructionRecord]) -> None:
-    """Raise `UserError` if a split holds no records."""
-    present = {record.split for record in records}
-    for split in get_args(Split):
-        if split not in present:
-            raise UserError(
-                f"instructions: no record falls into the {split} split. "
-                "Use more records, or change validation_fraction and test_fraction"
-            )
-
-
-def count(records: Iterable[InstructionRecord]) -> dict[str, dict[str, int]]:
-    """Records per kind and split."""
-    counts: dict[str, dict[str, int]] = {}
-    for (kind, split), number in sorted(Counter((r.kind, r.split) for r in records).items()):
-        counts.setdefault(kind, {})[split] = number
-    return counts
 
 
 def json_line(row: Document | InstructionRecord) -> str:

@@ -6,49 +6,26 @@ from pathlib import Path
 
 import click
 
-from gpt2 import files, weights
-from gpt2.checkpoint import RunDirectory, code_digest
-from gpt2.device import choose_runtime
-from gpt2.errors import UserError
-from gpt2.generation import generate
-from gpt2.instructions import (
-    Example,
+from gpt2.core import files
+from gpt2.core.device import choose_runtime
+from gpt2.data.instructions import (
     InstructionBatches,
-    InstructionParams,
+    choose_records,
     collate,
-    encode,
     evaluation_batches,
+    examples_of,
     load_records,
     prompt,
 )
-from gpt2.params import Fraction, Positive
-from gpt2.sampling import SamplingParams
-from gpt2.sources.records import InstructionRecord, sample_records
-from gpt2.tokenizer import Tokenizer
-from gpt2.trainer import TrainParams, fit
-from stages.running import EXAMPLES, as_program, running
-from stages.training import report
+from gpt2.inference.generation import generate
+from gpt2.model import weights
+from gpt2.pipeline.stage import EXAMPLES, as_program, running
+from gpt2.pipeline.training_stage import report
+from gpt2.training.checkpoint import RunDirectory, code_digest
+from gpt2.training.finetuning import FinetuneParams
+from gpt2.training.trainer import fit
 
 log = logging.getLogger(__name__)
-
-
-class FinetuneParams(TrainParams, InstructionParams):
-    """How the base model is finetuned."""
-
-    base_model: str
-    """The model directory to start from: data/models/pretrained or data/models/gpt2."""
-    epochs: Positive
-    """Times that every training record is seen."""
-    dropout: Fraction = 0.0
-    """Probability of dropping an activation while finetuning."""
-    train_records: dict[str, Positive] | None = None
-    """Most training records of a kind, drawn by a hash; of a kind that is not named: all."""
-    max_validation_records: Positive | None = None
-    """Most records of each kind in the validation split to evaluate on; null: all."""
-    sample_records: Positive = 4
-    """Validation records that the model answers at each evaluation."""
-    sampling: SamplingParams
-    """How it answers them."""
 
 
 @click.command(epilog=EXAMPLES.format("finetune"))
@@ -66,9 +43,14 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
         T = model.config.context_length
 
         instructions_digest = files.read_seal(instructions_file)
-        records = choose_records(load_records(instructions_file), params)
-        train, n_long, n_dropped = _examples(records, "train", tokenizer, T, params)
-        validation, _, _ = _examples(records, "validation", tokenizer, T, params)
+        records = choose_records(
+            load_records(instructions_file),
+            params.train_records or {},
+            params.max_validation_records,
+            params.seed,
+        )
+        train, n_long, n_dropped = examples_of(records, "train", tokenizer, T, params)
+        validation, _, _ = examples_of(records, "validation", tokenizer, T, params)
         run.tracker.tags({"device": str(runtime.device)})
         run.tracker.dataset(
             "instructions/train",
@@ -147,52 +129,6 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             weights.save(model, model_dir, base_model_dir, tokenizer.end_of_text, facts)
             report(run, history, metrics, model_dir, best_by="val_loss")
             run_directory.clear()
-
-
-def choose_records(
-    records: list[InstructionRecord], params: FinetuneParams
-) -> list[InstructionRecord]:
-    """The records to train and to validate on, drawn by their hash."""
-    kinds = {record.kind for record in records}
-    limits = params.train_records or {}
-    if unknown := sorted(limits.keys() - kinds):
-        log.info(
-            "finetune.train_records: no record is of kind %s; there are %s",
-            ", ".join(unknown),
-            ", ".join(sorted(kinds)),
-        )
-    ordered = [*(kind for kind in limits if kind in kinds), *sorted(kinds - limits.keys())]
-    chosen: list[InstructionRecord] = []
-    for kind in ordered:
-        for split, most in (
-            ("train", limits.get(kind)),
-            ("validation", params.max_validation_records),
-        ):
-            of_kind = [record for record in records if (record.kind, record.split) == (kind, split)]
-            chosen += sample_records(of_kind, most, params.seed)
-    return chosen
-
-
-def _examples(
-    records: list[InstructionRecord],
-    split: str,
-    tokenizer: Tokenizer,
-    context_length: int,
-    params: InstructionParams,
-) -> tuple[list[Example], int, int]:
-    """The examples of a split; how many records were too long, and how many left out."""
-    encoded = [
-        encode(record, tokenizer, context_length, params.too_long)
-        for record in records
-        if record.split == split
-    ]
-    examples = [example for example, _ in encoded if example]
-    if not examples:
-        raise UserError(
-            f"no record of the {split} split fits the context of {context_length} tokens. "
-            "Give more records, or finetune a model with a longer context"
-        )
-    return examples, sum(long for _, long in encoded), len(encoded) - len(examples)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import click
 from pydantic import ValidationError
 
-from gpt2 import files
-from gpt2.errors import UserError
-from gpt2.judge.judges import open_judge
-from gpt2.judge.params import JudgeParams, LlamaEvalParams
-from gpt2.judge.runner import cache_key, judgements
-from gpt2.judge.statistics import BIN_WIDTH
-from gpt2.judge.summary import histogram_rows, in_words, summarise
-from gpt2.judge.tasks import VARIANTS, Response, Task, make_tasks
-from gpt2.locks import locked
-from gpt2.params import parse
-from gpt2.progress import Progress
-from stages.running import EXAMPLES, as_program, running
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.core.locks import locked
+from gpt2.core.params import parse
+from gpt2.core.progress import Progress
+from gpt2.evaluation.judge.backends.judges import open_judge
+from gpt2.evaluation.judge.params import JudgeParams, LlamaEvalParams
+from gpt2.evaluation.judge.runner import cache_key, judgements
+from gpt2.evaluation.judge.statistics import BIN_WIDTH
+from gpt2.evaluation.judge.summary import histogram_rows, in_words, summarise
+from gpt2.evaluation.judge.tasks import VARIANTS, Response, Task, make_tasks
+from gpt2.pipeline.stage import EXAMPLES, as_program, running
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

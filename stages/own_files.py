@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 import click
 
-from gpt2 import files
-from gpt2.errors import UserError
-from gpt2.judge import judge_files
-from gpt2.judge.params import FileModel, JudgeParams, LlamaCppParams
-from gpt2.sources import local_files
-from gpt2.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
-from gpt2.sources.local_files import OUTPUTS, FileCorpus, FileInstructions, is_output
-from gpt2.yaml_files import load
-from stages.download import CorpusParams, InstructionsParams
-from stages.download_gpt2_weights import Gpt2WeightsParams, checkpoint
-from stages.running import EXAMPLES, as_program, framed
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.core.yaml_files import load
+from gpt2.data.sources import local_files
+from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
+from gpt2.data.sources.local_files import OUTPUTS, FileCorpus, FileInstructions, is_output
+from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from gpt2.evaluation.judge import judge_files
+from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams
+from gpt2.model.public_weights import Gpt2WeightsParams, checkpoint
+from gpt2.pipeline.stage import EXAMPLES, as_program, framed
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from gpt2 import files
-from gpt2.locks import locked
+from gpt2.core import files
+from gpt2.core.locks import locked
+from gpt2.pipeline.stage import EXAMPLES, METRICS, SPEED, WITH_RESULTS, as_program, running
 from gpt2.report.answers import item_scores
 from gpt2.report.comparison import compare
 from gpt2.report.inputs import read
@@ -14,7 +15,6 @@ from gpt2.report.machine import this_machine
 from gpt2.report.page import render
 from gpt2.report.snapshots import Snapshot, previous, results_digest, save
 from gpt2.tracking.context import flatten
-from stages.running import EXAMPLES, METRICS, SPEED, WITH_RESULTS, as_program, running
 
 PLOTS = Path("plots")
 

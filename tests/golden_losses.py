@@ -14,19 +14,21 @@ import click
 import numpy as np
 import torch
 
-from gpt2.device import Runtime, choose_runtime, dtype_name
-from gpt2.instructions import InstructionBatches, collate, encode
-from gpt2.model import GPT2, GPT2Config
-from gpt2.optim import lr_factor, make_optimizers, set_lr
-from gpt2.shards import Tokens, TrainingWindows
-from gpt2.sources.package_docs import documented_objects
-from gpt2.sources.package_instructions import PackageDocsInstructions, make_records
-from gpt2.tokenizer import train_bpe
-from gpt2.trainer import TrainParams, loss_sum, train_step
-from gpt2.yaml_files import load_yaml
+from gpt2.core.device import Runtime, choose_runtime, dtype_name
+from gpt2.core.yaml_files import load_yaml
+from gpt2.data.instructions import InstructionBatches, collate, encode
+from gpt2.data.shards import Tokens, TrainingWindows
+from gpt2.data.sources.package_docs import documented_objects
+from gpt2.data.sources.package_instructions import PackageDocsInstructions, make_records
+from gpt2.data.train_bpe import train_bpe
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
+from gpt2.training.finetuning import FinetuneParams
+from gpt2.training.optim import lr_factor, make_optimizers, set_lr
+from gpt2.training.params import TrainParams
+from gpt2.training.pretraining import PretrainParams
+from gpt2.training.trainer import loss_sum, train_step
 from scripts.deps import ROOT
-from stages.finetune import FinetuneParams
-from stages.pretrain import PretrainParams
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIMIZERS = {"adamw": {"optimizer": "adamw", "lr": 0.002}, "muon": {}}

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 from transformers import GPT2Config as PeerConfig
 
-from gpt2.tokenizer import train_bpe
+from gpt2.data.train_bpe import train_bpe
 
 TEXT = 3 * (
     "def gpt2.weights.load(directory)\nThe model of a model directory, in float32.\n"

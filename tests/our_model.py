@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from gpt2 import weights
-from gpt2.model import GPT2, GPT2Config
-from gpt2.tokenizer import train_bpe
+from gpt2.data.train_bpe import train_bpe
+from gpt2.model import weights
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
 
 
 def write_our_model(place: Path, text: str, context_length: int, seed: int) -> Path:

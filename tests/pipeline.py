@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpt2.pipeline import stage as running
 from scripts.deps import ROOT
-from stages import running
 from tests import yaml12
 from tests.tiny_llama import write_tiny_llama
 

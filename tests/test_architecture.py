@@ -9,30 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from scripts.deps import ROOT, dependencies, imports
+from scripts.deps import LEFT_OUT, LEFT_OUT_OF, ROOT, decisive, imports, is_in
 from tests import yaml12
 
 GPT2 = ROOT / "src" / "gpt2"
 STAGES = ROOT / "stages"
 SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 
-# From the bottom up. A module imports only from lower levels; the modules of a package are one.
-LEVELS = (
-    {"errors"},
-    {
-        *("files", "params", "batch", "locks", "progress", "interrupts", "outliers", "processor"),
-        *("repository", "streams", "web"),
-    },
-    {"yaml_files", "device", "attention", "added_tokens"},
-    {"tracking", "tokenizer_files", "model"},
-    {"sources", "tokenizer", "config_file", "optim", "loss", "text_metrics", "flops"},
-    {"shards", "instructions", "sampling", "stopping"},
-    {"weights", "generation", "checkpoint", "judge", "pace", "invocations"},
-    {"trainer", "export", "report", "text_model"},
-    {"estimate", "doctor", "serving", "importing"},
+# A module imports from its own room and from rooms on lower floors.
+FLOORS = (
+    {"core"},
+    {"data", "tracking"},
+    {"model"},
+    {"inference"},
+    {"training", "evaluation"},
+    {"report"},
+    {"pipeline"},
     {"cli"},
 )
-LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
 
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HEAVY = {
@@ -40,15 +35,9 @@ HEAVY = {
     *("datasets", "gguf", "httpx", "ollama", "openai"),
 }
 LIGHT = (
-    "errors",
-    "files",
-    "params",
-    "locks",
-    "progress",
-    "added_tokens",
-    "tokenizer_files",
-    "tokenizer",
-    "text_metrics",
+    *("core/errors", "core/files", "core/params", "core/locks", "core/progress"),
+    *("data/tokenizer/added_tokens", "data/tokenizer/files", "data/tokenizer/bpe"),
+    "evaluation/text_metrics",
 )
 
 
@@ -56,13 +45,13 @@ def relative(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
-def module_of(file: Path) -> str:
-    """``trainer`` for src/gpt2/trainer.py, ``judge`` for all of src/gpt2/judge/."""
+def room_of(file: Path) -> str:
+    """``data`` for all of src/gpt2/data/."""
     return file.relative_to(GPT2).with_suffix("").parts[0]
 
 
-def own_modules(file: Path) -> set[str]:
-    """The modules of gpt2 that a file imports."""
+def rooms(file: Path) -> set[str]:
+    """The rooms of gpt2 that a file imports from."""
     return {name.split(".")[1] for name in imports(file) if name.startswith("gpt2.")}
 
 
@@ -72,23 +61,22 @@ def packages(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("file", sorted(GPT2.rglob("*.py")), ids=relative)
 def test_imports_go_down(file: Path) -> None:
-    module = module_of(file)
-    if module == "__init__":
-        assert not own_modules(file)
+    room = room_of(file)
+    if room == "__init__":
+        assert not rooms(file)
         return
-    assert module in LEVEL, f"give {module} a level in {__file__}"
-    others = own_modules(file) - {module}
-    up = {other for other in others if LEVEL.get(other, len(LEVELS)) >= LEVEL[module]}
-    assert not up, f"{module} (level {LEVEL[module]}) must not import {up}"
-    assert module == "cli" or "stages" not in packages(file)  # it shows what stages would do
+    assert room in FLOOR, f"give {room} a floor in {__file__}"
+    wrong = {other for other in rooms(file) - {room} if FLOOR.get(other, 9) >= FLOOR[room]}
+    assert not wrong, f"{room} (floor {FLOOR[room]}) must not import {wrong}"
+    assert "stages" not in packages(file)
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=relative)
 def test_forbidden_imports(file: Path) -> None:
     forbidden = {"dvc", "scripts", "tests", *PICKLES}
-    if file == GPT2 / "importing" / "nanogpt.py":
+    if file == GPT2 / "inference" / "importing" / "nanogpt.py":
         forbidden.remove("pickle")  # the name of an error, see below
-    if file.parent != GPT2 / "tracking" and file != GPT2 / "serving.py":
+    if file.parent != GPT2 / "tracking" and file != GPT2 / "inference" / "serving.py":
         forbidden.add("mlflow")
     assert not packages(file) & forbidden
 
@@ -125,7 +113,7 @@ def loaded(modules: set[str], by: list[str]) -> list[str]:
 
 def test_light_modules_import_nothing_heavy() -> None:
     files = [GPT2 / f"{name}.py" for name in LIGHT]
-    for package in ("sources", "judge", "tracking"):
+    for package in ("data/sources", "evaluation/judge", "evaluation/judge/backends", "tracking"):
         files += (GPT2 / package).glob("*.py")
     names = [".".join(file.relative_to(GPT2.parent).with_suffix("").parts) for file in files]
     assert loaded(HEAVY, by=names) == []
@@ -133,21 +121,37 @@ def test_light_modules_import_nothing_heavy() -> None:
 
 def test_modules_that_write_a_text_import_no_compiler() -> None:
     """PyTorch's takes a second."""
-    assert loaded({"torch._dynamo"}, by=["gpt2.generation", "gpt2.serving"]) == []
+    assert (
+        loaded({"torch._dynamo"}, by=["gpt2.inference.generation", "gpt2.inference.serving"]) == []
+    )
 
 
-def stages_in_dvc_yaml() -> Iterator[tuple[str, Path, list[str]]]:
-    """Name, file and ``.py`` dependencies of each stage."""
+def stages_in_dvc_yaml() -> Iterator[tuple[Path, list[str]]]:
+    """The file of each stage, and the code among its dependencies."""
     pipeline = yaml12.loads((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     for name, stage in pipeline["stages"].items():
         command = re.match(r"python -m stages\.(\w+)", stage["cmd"])
         assert command, f"{name}: cmd must begin with 'python -m stages.<name>'"
-        code = [dep for dep in stage["deps"] if dep.endswith(".py") or dep.startswith("src")]
-        yield name, STAGES / f"{command[1]}.py", code
+        code = [dep for dep in stage["deps"] if dep.startswith(("src/", "stages/"))]
+        yield STAGES / f"{command[1]}.py", code
 
 
-def test_dvc_yaml_names_the_code_of_each_stage() -> None:
-    for name, file, named in stages_in_dvc_yaml():
-        expected = [str(path) for path in dependencies(file)]
-        listing = "\n".join(f"      - {path}" for path in expected)
-        assert sorted(named) == expected, f"the code that {name} runs:\n{listing}"
+def test_dvc_yaml_names_the_code_that_decides_each_stage() -> None:
+    """No file is missing, none is named for nothing, and a folder is named where files of it are
+    many."""
+    for stage, named in stages_in_dvc_yaml():
+        code = decisive(stage)
+        missing = [file for file in code if not is_in(Path(file), set(named))]
+        assert not missing, f"dvc.yaml: {stage.stem} also runs {missing}"
+        idle = [dep for dep in named if not any(is_in(Path(file), {dep}) for file in code)]
+        assert not idle, f"dvc.yaml: {stage.stem} does not run {idle}"
+
+
+def test_what_is_left_out_is_there_and_has_no_other_way_in() -> None:
+    named = {dep for _, deps in stages_in_dvc_yaml() for dep in deps}
+    assert not named & LEFT_OUT.keys()
+    for place in (*LEFT_OUT, *(place for places in LEFT_OUT_OF.values() for place in places)):
+        assert (ROOT / place).exists(), f"scripts/deps.py: {place}"
+    for stage, places in LEFT_OUT_OF.items():
+        [deps] = [deps for file, deps in stages_in_dvc_yaml() if file.stem == stage]
+        assert not set(deps) & places.keys()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.measure import IMITATED
-from gpt2.device import DeviceParams, choose_runtime
+from gpt2.core.device import DeviceParams, choose_runtime
 from scripts.deps import ROOT
 from tests.golden_losses import GOLDEN, OPTIMIZERS, STEPS, kind
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt2 import weights
-from gpt2.batch import IGNORE_INDEX, Batch
-from gpt2.device import Runtime
-from gpt2.model import GPT2, GPT2Config
-from gpt2.tokenizer import train_bpe
-from gpt2.trainer import evaluate
+from gpt2.core.device import Runtime
+from gpt2.data.batch import IGNORE_INDEX, Batch
+from gpt2.data.train_bpe import train_bpe
+from gpt2.model import weights
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
+from gpt2.training.trainer import evaluate
 from tests import yaml12
 
 CONTEXT = 32

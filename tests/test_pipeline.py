@@ -16,7 +16,7 @@ PRETRAINING = ["pretrain", "finetune", "generate-responses", *JUDGING]
 
 
 def test_every_stage_leaves_its_metrics_and_its_outputs_whole(pipeline):
-    from gpt2 import files
+    from gpt2.core import files
 
     for stage in WITH_RESULTS:
         assert pipeline.json(f"metrics/{stage.replace('-', '_')}.json")
@@ -54,10 +54,10 @@ def test_transformers_loads_the_finetuned_model_with_our_loss(pipeline):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from gpt2 import weights
-    from gpt2.device import Runtime
-    from gpt2.shards import Tokens, evaluation_batches
-    from gpt2.trainer import evaluate
+    from gpt2.core.device import Runtime
+    from gpt2.data.shards import Tokens, evaluation_batches
+    from gpt2.model import weights
+    from gpt2.training.trainer import evaluate
 
     directory = pipeline.directory / "data/models/finetuned"
     peer = AutoModelForCausalLM.from_pretrained(directory).eval()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.yaml_files import load_yaml
+from gpt2.core.yaml_files import load_yaml
+from gpt2.pipeline import schemas
+from gpt2.pipeline.schemas import SCHEMAS
 from scripts.deps import ROOT
-from stages import schemas
-from stages.schemas import SCHEMAS
 
 STARTER = ROOT / "params.yaml"
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))

@@ -14,24 +14,27 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from gpt2 import files, text_model, weights
-from gpt2.checkpoint import RunDirectory
-from gpt2.cli import main
-from gpt2.device import DeviceParams
-from gpt2.errors import UserError
-from gpt2.importing.directory import import_checkpoint
-from gpt2.instructions import load_records
-from gpt2.judge.llamacpp import LlamaCppJudge
-from gpt2.judge.params import JudgeParams, LlamaEvalParams
-from gpt2.params import parse
-from gpt2.shards import Tokens, write_shards
-from gpt2.sources import local_files
-from gpt2.sources.local_files import FileCorpus
-from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.cli.main import main
+from gpt2.core import files
+from gpt2.core.device import DeviceParams
+from gpt2.core.errors import UserError
+from gpt2.core.params import parse
+from gpt2.core.yaml_files import load_yaml
+from gpt2.data.instructions import load_records
+from gpt2.data.shards import Tokens, write_shards
+from gpt2.data.sources import local_files
+from gpt2.data.sources.local_files import FileCorpus
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.train_bpe import train_bpe
+from gpt2.evaluation.judge.backends.llamacpp import LlamaCppJudge
+from gpt2.evaluation.judge.params import JudgeParams, LlamaEvalParams
+from gpt2.inference import text_model
+from gpt2.inference.importing.directory import import_checkpoint
+from gpt2.model import weights
 from gpt2.tracking import track
-from gpt2.yaml_files import load_yaml
+from gpt2.training.checkpoint import RunDirectory
 from scripts.deps import ROOT
-from tests.gpt2.judge.servers import free_port
+from tests.gpt2.evaluation.judge.servers import free_port
 from tests.hugging_face import TEXT, write_checkpoint
 from tests.tiny_llama import write_tiny_llama
 

@@ -14,13 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from gpt2 import files, weights
-from gpt2.checkpoint import RunDirectory
-from gpt2.errors import UserError
-from gpt2.export import export_gguf
-from gpt2.model import GPT2, GPT2Config
-from gpt2.shards import write_shards
-from gpt2.tokenizer import train_bpe
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.data.shards import write_shards
+from gpt2.data.train_bpe import train_bpe
+from gpt2.inference.export import export_gguf
+from gpt2.model import weights
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
+from gpt2.training.checkpoint import RunDirectory
 from scripts.deps import ROOT
 from stages import tokenize
 from tests.hugging_face import TEXT

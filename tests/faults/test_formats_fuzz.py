@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt2.errors import UserError
-from gpt2.sources import own_data
-from gpt2.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.sources.rows import RawData
+from gpt2.core.errors import UserError
+from gpt2.data.sources import own_data
+from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
+from gpt2.data.sources.rows import RawData
 from scripts.deps import ROOT
 from stages.download import json_line
 from tests.tiny_llama import write_tiny_llama
@@ -177,8 +177,8 @@ def test_many_damaged_files_give_rows_or_a_reason(name: str) -> None:
 def test_arrow_files_of_the_datasets_library(tmp_path: Path) -> None:
     """In the layout of the hub; the shards of tokens are Arrow, too, but behind their digests."""
     pytest.importorskip("datasets")
-    from gpt2.sources.huggingface import HuggingfaceCorpus
-    from gpt2.sources.huggingface import read as read_data_set
+    from gpt2.data.sources.huggingface import HuggingfaceCorpus
+    from gpt2.data.sources.huggingface import read as read_data_set
 
     file = BytesIO()
     table = pa.Table.from_pylist(RECORDS)
@@ -209,9 +209,9 @@ def test_arrow_files_of_the_datasets_library(tmp_path: Path) -> None:
 GGUF = """
 import sys
 from pathlib import Path
-from gpt2.errors import UserError
-from gpt2.judge.llamacpp import LlamaCppJudge
-from gpt2.judge.params import LlamaEvalParams
+from gpt2.core.errors import UserError
+from gpt2.evaluation.judge.backends.llamacpp import LlamaCppJudge
+from gpt2.evaluation.judge.params import LlamaEvalParams
 for path in map(Path, sys.argv[1:]):
     judge = LlamaCppJudge(path, 1, LlamaEvalParams(n_ctx=256, max_tokens=16))
     try:

@@ -17,13 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from gpt2 import files, weights
-from gpt2.errors import UserError
-from gpt2.importing.directory import import_checkpoint
-from gpt2.shards import Tokens, write_shards
-from gpt2.tokenizer import Tokenizer, train_bpe
-from gpt2.tokenizer_files import ADDED, CONFIG, MERGES, NAMES, VOCAB, WHOLE
-from gpt2.yaml_files import load_yaml
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.core.yaml_files import load_yaml
+from gpt2.data.shards import Tokens, write_shards
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.tokenizer.files import ADDED, CONFIG, MERGES, NAMES, VOCAB, WHOLE
+from gpt2.data.train_bpe import train_bpe
+from gpt2.inference.importing.directory import import_checkpoint
+from gpt2.model import weights
 from scripts.deps import ROOT
 from tests.hugging_face import TEXT, write_checkpoint, write_model, write_newer_checkpoint
 

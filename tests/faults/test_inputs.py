@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2.files import read_json, read_manifest
-from gpt2.instructions import load_records
-from gpt2.tokenizer import Tokenizer
-from gpt2.tokenizer_files import END_OF_TEXT
+from gpt2.core.files import read_json, read_manifest
+from gpt2.data.instructions import load_records
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.tokenizer.files import END_OF_TEXT
 from stages import download, tokenize
 from tests import yaml12
 from tests.file_server import serving

@@ -14,16 +14,19 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from gpt2 import files, weights
-from gpt2.checkpoint import RunDirectory
-from gpt2.errors import UserError
-from gpt2.model import GPT2, GPT2Config
-from gpt2.params import parse
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.core.params import parse
+from gpt2.data.shards import Tokens, write_shards
+from gpt2.data.sources import web_files, wheels
+from gpt2.data.sources.web_files import UrlCorpus
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.train_bpe import train_bpe
+from gpt2.model import weights
+from gpt2.model.config import GPT2Config
+from gpt2.model.gpt2 import GPT2
 from gpt2.report import inputs
-from gpt2.shards import Tokens, write_shards
-from gpt2.sources import web_files, wheels
-from gpt2.sources.web_files import UrlCorpus
-from gpt2.tokenizer import Tokenizer, train_bpe
+from gpt2.training.checkpoint import RunDirectory
 from scripts.deps import ROOT
 from stages import llama3_eval, tokenize
 from tests.file_server import serving

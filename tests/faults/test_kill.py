@@ -19,8 +19,8 @@ import libfaketime
 import psutil
 import pytest
 
-from gpt2 import files
-from gpt2.locks import locked
+from gpt2.core import files
+from gpt2.core.locks import locked
 from scripts.deps import ROOT
 from tests import yaml12
 from tests.pipeline import ENVIRONMENT, WITH_RESULTS, Pipeline, Repository, started
@@ -41,7 +41,7 @@ stages:
 WAITING_STAGE = """
 import time
 from pathlib import Path
-from stages.running import running
+from gpt2.pipeline.stage import running
 
 with running("pretrain", Path("params.yaml"), []):
     while not Path("go").exists():

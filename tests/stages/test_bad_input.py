@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2 import files
+from gpt2.core import files
 from scripts.deps import ROOT
 from stages import download, finetune, llama3_eval, pretrain, tokenize
 from tests import yaml12

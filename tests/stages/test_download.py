@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2.files import read_json, read_manifest
-from gpt2.params import parse
-from gpt2.sources.gpt2_tokenizer import FILES
-from stages.download import CorpusParams, InstructionsParams, main
+from gpt2.core.files import read_json, read_manifest
+from gpt2.core.params import parse
+from gpt2.data.sources.gpt2_tokenizer import FILES
+from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from stages.download import main
 from tests import yaml12
 from tests.file_server import serving
 

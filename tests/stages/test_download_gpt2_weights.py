@@ -16,13 +16,15 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from gpt2 import files, weights
-from gpt2.files import read_json, read_manifest
-from gpt2.sources import gpt2_tokenizer
-from gpt2.sources.hub import RELEASES
-from gpt2.tokenizer import Tokenizer
+from gpt2.core import files
+from gpt2.core.files import read_json, read_manifest
+from gpt2.data.sources import gpt2_tokenizer
+from gpt2.data.sources.hub import RELEASES
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.inference.text_model import PROMPT
+from gpt2.model import weights
 from scripts.deps import ROOT
-from stages.download_gpt2_weights import PROMPT, main
+from stages.download_gpt2_weights import main
 from tests import yaml12
 from tests.file_server import HubHandler, RangeHandler, recording, serving
 from tests.hugging_face import write_checkpoint, write_model, write_newer_checkpoint
@@ -235,7 +237,7 @@ def test_without_a_model_nobody_waits_for_pytorch() -> None:
     )
     assert process.returncode == 0
     assert read_manifest(MODEL_DIRECTORY) == {"size": "none", "files": {}}
-    assert "gpt2.tokenizer" in process.stderr
+    assert "gpt2.data.tokenizer.bpe" in process.stderr
     assert "torch" not in process.stderr
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2 import files
+from gpt2.core import files
 from stages.llama3_eval import main
 from tests.fake_ollama import serving_ollama
-from tests.gpt2.judge.servers import free_port, running
+from tests.gpt2.evaluation.judge.servers import free_port, running
 from tests.tiny_llama import write_tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -202,7 +202,7 @@ def test_a_model_behind_openais_protocol_judges(place):
     set_params(place, max_tokens=160)
     port = free_port()
     address = f"http://127.0.0.1:{port}/v1"
-    with running("tests.gpt2.judge.llama_server", place / "judge" / "model.gguf", port):
+    with running("tests.gpt2.evaluation.judge.llama_server", place / "judge" / "model.gguf", port):
         set_judge(place, backend="openai", model="tiny", base_url=address)
         result = evaluate()
     assert result.exit_code == 0, result.output

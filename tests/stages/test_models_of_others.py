@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from transformers import GPT2Config as PeerConfig
 
-from gpt2 import files, weights
-from gpt2.instructions import prompt
-from gpt2.tokenizer import train_bpe
+from gpt2.core import files
+from gpt2.data.instructions import prompt
+from gpt2.data.train_bpe import train_bpe
+from gpt2.model import weights
 from scripts.deps import ROOT
 from stages import download_gpt2_weights, finetune, generate_responses
 

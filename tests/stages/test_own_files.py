@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2.sources.local_files import OUTPUTS, is_output
-from gpt2.yaml_files import load_yaml
+from gpt2.core.yaml_files import load_yaml
+from gpt2.data.sources.local_files import OUTPUTS, is_output
 from scripts.deps import ROOT
 from stages import own_files
 from stages.own_files import NONE, main

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from gpt2 import files
-from gpt2.shards import Tokens, evaluation_batches
-from gpt2.tokenizer import Tokenizer
-from gpt2.yaml_files import load_yaml
+from gpt2.core import files
+from gpt2.core.yaml_files import load_yaml
+from gpt2.data.shards import Tokens, evaluation_batches
+from gpt2.data.tokenizer.bpe import Tokenizer
 from scripts.deps import ROOT
 from stages import download_gpt2_weights, pretrain, tokenize
 from tests import yaml12

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2 import files
+from gpt2.core import files
 from gpt2.report import formats
 from gpt2.report.answers import item_scores
 from gpt2.report.inputs import read

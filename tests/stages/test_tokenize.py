@@ -14,20 +14,21 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from gpt2.files import digest, new_directory, read_json, read_manifest
-from gpt2.shards import Tokens, write_shards
-from gpt2.tokenizer import Tokenizer, train_bpe
-from gpt2.tokenizer_files import END_OF_TEXT
-from stages.tokenize import (
+from gpt2.core.files import digest, new_directory, read_json, read_manifest
+from gpt2.data.corpus import (
     BATCH_CHARACTERS,
     TokenizeParams,
     batches,
     draw,
     encode,
-    main,
     share_of,
     split_documents,
 )
+from gpt2.data.shards import Tokens, write_shards
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.tokenizer.files import END_OF_TEXT
+from gpt2.data.train_bpe import train_bpe
+from stages.tokenize import main
 from tests import yaml12
 
 TEXTS = [

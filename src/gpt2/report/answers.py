@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gpt2.judge.tasks import Response
+from gpt2.evaluation.judge.tasks import Response
+from gpt2.evaluation.text_metrics import sentence_chrf
 from gpt2.report import charts
 from gpt2.report.formats import number
 from gpt2.report.inputs import Judgement, Metrics, Score
 from gpt2.report.snapshots import item_key
-from gpt2.text_metrics import sentence_chrf
 
 SAMPLES_OF_A_KIND = 3
 EXTREMES = 4

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2.judge.statistics import Difference, mean_difference
+from gpt2.evaluation.judge.statistics import Difference, mean_difference
 from gpt2.report.formats import NONE
 from gpt2.report.snapshots import Snapshot
 

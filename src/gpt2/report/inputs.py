@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypeForm
 
-from gpt2 import files
-from gpt2.errors import UserError
-from gpt2.judge.tasks import Response, Variant
-from gpt2.params import Params, parse
-from gpt2.yaml_files import load_yaml
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.core.params import Params, parse
+from gpt2.core.yaml_files import load_yaml
+from gpt2.evaluation.judge.tasks import Response, Variant
 
 Row = TypeVar("Row")
 

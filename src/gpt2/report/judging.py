@@ -3,10 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
-from gpt2.judge.params import LlamaEvalParams
-from gpt2.judge.statistics import BIN_WIDTH
-from gpt2.judge.tasks import VARIANTS
-from gpt2.params import parse
+from gpt2.core.params import parse
+from gpt2.evaluation.judge.params import LlamaEvalParams
+from gpt2.evaluation.judge.statistics import BIN_WIDTH
+from gpt2.evaluation.judge.tasks import VARIANTS
 from gpt2.report import charts
 from gpt2.report.formats import number, signed
 from gpt2.report.inputs import Facts, Graded, Inputs, Judged, Judgement

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from gpt2 import files
-from gpt2.errors import UserError
-from gpt2.params import Params, parse
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.core.params import Params, parse
 
 KEPT = 50
 

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
 
-from gpt2.errors import UserError
+from gpt2.core.errors import UserError
 from gpt2.tracking.context import flatten
 from gpt2.tracking.names import mlflow_name, stored
 from gpt2.tracking.store import (

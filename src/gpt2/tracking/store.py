@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 import psutil
 
-from gpt2 import files
-from gpt2.locks import locked
+from gpt2.core import files
+from gpt2.core.locks import locked
 from gpt2.tracking.context import (
     Invocation,
     fingerprint,
@@ -251,7 +251,7 @@ class Store:
 
     def pipeline(self, plan: Plan, called: Invocation, tags: Mapping[str, str]) -> str:
         """Id of the run of this execution of the pipeline, found or created."""
-        from gpt2.yaml_files import dump_yaml
+        from gpt2.core.yaml_files import dump_yaml
 
         for found in self.search(f"tags.`{INVOCATION_TAG}` = '{called.key}'"):
             self.set_tags(found.info.run_id, {PROCESS_TAG: called.process})

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import stages.running
-from gpt2 import files
+from gpt2.core import files
+from gpt2.pipeline.stage import WITH_RESULTS
 
-STAGES = stages.running.WITH_RESULTS
+STAGES = WITH_RESULTS
 PARAMS = {
     "profile": "tiny",
     "finetune": {"lr": 0.002, "prompts": ["a", "b"]},

@@ -1,9 +1,9 @@
 """Which answers are shown."""
 
-from gpt2.judge.tasks import Response
+from gpt2.evaluation.judge.tasks import Response
+from gpt2.evaluation.text_metrics import sentence_chrf
 from gpt2.report.answers import extremes, item_scores, key_of, length_panels, samples
 from gpt2.report.inputs import Judgement
-from gpt2.text_metrics import sentence_chrf
 from tests.gpt2.report import small_run
 
 RESPONSES = [Response.model_validate(row) for row in small_run.responses()]

@@ -1,0 +1,1 @@
+"""The command ``gpt2``: look before a run, use a model after it."""

@@ -1,0 +1,1 @@
+"""What everything stands on, without knowledge of models: files, locks, parameters, devices."""

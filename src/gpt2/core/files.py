@@ -1,0 +1,253 @@
+"""Outputs that are whole or absent: temporary name, sha256 manifest written last, rename.
+
+A directory without a valid ``manifest.json`` does not exist, as far as any reader is concerned.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from gpt2.core.errors import UserError
+
+MANIFEST = "manifest.json"
+NO_RIGHT = "You have no right to do this there: change the permissions, or work elsewhere"
+REMEDIES = {
+    errno.ENOSPC: "Make room on its disk",
+    errno.EDQUOT: "Make room: your quota is used up",
+    errno.EFBIG: "Raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "Its file system can only be read: work elsewhere",
+    errno.EACCES: NO_RIGHT,
+    errno.EPERM: NO_RIGHT,
+    errno.EIO: "Its disk fails: work elsewhere",
+}
+"""What to do when the operating system refuses to write."""
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file, read in blocks (about 1.8 GB/s)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """While the body writes at ``path``, what the operating system refuses becomes a message.
+
+    Raises:
+        UserError: no room, no right, or another of `REMEDIES`.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _number(error)
+        if number not in REMEDIES:
+            raise
+        place = getattr(error, "filename", None) or path
+        raise UserError(f"{place}: {os.strerror(number)}. {REMEDIES[number]}") from error
+
+
+def _number(error: OSError | SafetensorError) -> int:
+    """The operating system's number for what happened, 0 if there is none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` under a temporary name beside ``path``, then rename it into place.
+
+    Raises:
+        UserError: the operating system refuses (`writing`); ``path`` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as indented JSON, whole or not at all; NaN and infinity are refused."""
+    write_text(path, _json(value))
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        UserError: the file is missing, not UTF-8 or not JSON.
+    """
+    try:
+        return _value(path, path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro") from None
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _value(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, too
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Write ``text``, and beside it its digest in ``<name>.sha256``, for ``sha256sum --check``."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_text(path, text)
+    write_text(_digest_file(path), f"{digest}  {path.name}\n")
+
+
+def read_seal(path: Path) -> str:
+    """The sha256 of a file that `write_sealed` wrote, after checking it.
+
+    Raises:
+        UserError: the file or its digest is missing, or they do not belong together.
+    """
+    for needed in (path, _digest_file(path)):
+        if not needed.is_file():
+            raise UserError(f"{needed}: no such file. Run the stage that writes it: dvc repro")
+    stated = _digest_file(path).read_bytes()
+    actual = sha256(path)
+    if stated != f"{actual}  {path.name}\n".encode():
+        raise UserError(
+            f"{path}: damaged. Its sha256 is {actual}, {_digest_file(path).name} says "
+            f"{_shown(stated)}\nDelete both and run: dvc checkout, or dvc repro"
+        )
+    return actual
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _shown(digest: bytes) -> str:
+    return ascii(digest[:64].decode("latin-1"))[1:-1]
+
+
+@contextmanager
+def new_directory(path: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """Give a temporary directory to fill; then write its manifest and put it in place of ``path``.
+
+    If the body raises, ``path`` stays as it was. ``facts`` are read when the body is done, so it
+    may add to them; they stand beside ``files`` in the manifest. There must be one writer at a
+    time: what a killed one has left under the temporary name goes.
+
+    Raises:
+        UserError: the operating system refuses to write (`writing`).
+    """
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _settle(path, temporary, old)
+        try:
+            temporary.mkdir()
+            yield temporary
+            files = {
+                str(file.relative_to(temporary).as_posix()): {
+                    "bytes": file.stat().st_size,
+                    "sha256": sha256(file),
+                }
+                for file in sorted(temporary.rglob("*"))
+                if file.is_file()
+            }
+            _write_manifest(temporary / MANIFEST, {**(facts or {}), "files": files})
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+        finally:
+            _settle(path, temporary, old)
+
+
+def _settle(path: Path, temporary: Path, old: Path) -> None:
+    """Put the old output back unless a new one has taken its place; delete the rest."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for rest in (old, temporary):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    content = _json(manifest).removesuffix("\n}\n")
+    write_text(path, content + _seal(hashlib.sha256(content.encode()).hexdigest()))
+
+
+def _seal(digest: str) -> str:
+    """The last entry of a manifest; ``digest`` is the sha256 of all that stands before it."""
+    return f',\n  "seal": "{digest}"\n}}\n'
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a directory, after checking that its files are exactly the ones it names.
+
+    Raises:
+        UserError: no manifest, or it or a file is damaged, or a file is missing or extra.
+    """
+    if not (directory / MANIFEST).is_file():
+        raise UserError(
+            f"{directory}: no {MANIFEST}, so this directory is missing or half-written. "
+            "Run the stage that writes it: dvc repro"
+        )
+    manifest = _unsealed(directory / MANIFEST)
+    present = {
+        file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()
+    } - {MANIFEST}
+    problems = [f"{name}: missing" for name in sorted(set(manifest["files"]) - present)]
+    problems += [
+        f"{name}: not in the manifest" for name in sorted(present - set(manifest["files"]))
+    ]
+    for name in sorted(present & set(manifest["files"])):
+        stated = manifest["files"][name].get("sha256")
+        actual = sha256(directory / name)
+        if actual != stated:
+            problems.append(f"{name}: sha256 is {actual}, the manifest says {stated}")
+    if problems:
+        raise UserError(
+            f"{directory}: damaged.\n  " + "\n  ".join(problems) + "\n"
+            "Delete the directory and run: dvc checkout, or dvc repro"
+        )
+    return manifest
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    """A manifest without its seal, after checking it: the facts in it must not change either."""
+    whole, length = path.read_bytes(), len(_seal(64 * "0"))
+    content, seal = whole[:-length], whole[-length:]
+    actual = hashlib.sha256(content).hexdigest()
+    if seal != _seal(actual).encode():
+        raise UserError(
+            f"{path}: damaged, or of an older version. The sha256 of what stands before its seal "
+            f"is {actual}, the seal says {_shown(seal[-68:-4])}\n"
+            "Delete the directory and run: dvc checkout, or dvc repro"
+        )
+    manifest: dict[str, Any] = _value(path, content + b"}")
+    table = manifest.get("files")
+    if not isinstance(table, dict) or not all(isinstance(file, dict) for file in table.values()):
+        raise UserError(f"{path}: not a manifest (no table 'files')")
+    return manifest
+
+
+def digest(directory: Path) -> str:
+    """One sha256 for a whole directory, from its manifest (not re-read from its files)."""
+    files = read_json(directory / MANIFEST)["files"]
+    lines = [f"{files[name]['sha256']}  {name}\n" for name in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""``params.yaml`` read strictly: every unknown key, wrong type and value out of range, all at once.
+
+The schema of a section stands beside its owner (a subclass of `Params`), not here.
+"""
+
+import math
+import re
+from collections.abc import Hashable
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypeForm
+
+from gpt2.core.errors import UserError
+
+
+class Params(BaseModel):
+    """Base of all sections: immutable, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Positive = Annotated[int, Field(gt=0)]
+"""An integer of at least 1."""
+NonNegative = Annotated[int, Field(ge=0)]
+"""An integer of at least 0."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+"""A number in [0, 1)."""
+
+Section = TypeVar("Section")
+
+
+def parse(schema: TypeForm[Section], values: object, where: str) -> Section:
+    """``values`` as ``schema`` (a `Params` class or a union of them); ``where`` leads each message.
+
+    Raises:
+        UserError: lists every problem with the path of its key.
+    """
+    try:
+        parsed: Section = _adapter(cast(Hashable, schema)).validate_python(values)
+        return parsed
+    except ValidationError as error:
+        problems = [_describe(where, problem) for problem in error.errors()]
+        heading = [] if len(problems) == 1 else [f"{len(problems)} problems:"]
+        raise UserError("\n  ".join([*heading, *problems])) from error
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    # Building one takes far longer than using it, and a file has many thousands of records.
+    return TypeAdapter(schema)
+
+
+def _describe(where: str, problem: Any) -> str:
+    # pydantic puts the tag of a discriminated union into the path; it is no key of the user's file.
+    key = ".".join([where, *(str(part) for part in problem["loc"])])
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    hint = ""
+    if isinstance(value, str) and problem["type"].startswith(("float", "int")):
+        number = _number(value, int if problem["type"].startswith("int") else float)
+        hint = f". Write it without quotes: {number}" if number else ""
+    elif problem["type"] == "string_type" and not isinstance(value, dict | list | None):
+        hint = ". Put it in quotes"
+    elif problem["type"] == "bool_type" and isinstance(value, str):
+        hint = ". Write true or false"
+    found = re.sub("//[^/@]*@", "//***@", repr(value))  # a password in an address is not told
+    shown = "" if isinstance(value, dict | list) else f" (found {found}, {type(value).__name__})"
+    return f"{key}: {problem['msg']}{shown}{hint}"
+
+
+def _number(text: str, kind: type[int | float]) -> str:
+    """The number that ``text`` is, as YAML writes it; empty if it is none."""
+    try:
+        number = kind(text)
+    except ValueError:
+        return ""
+    return repr(number) if math.isfinite(number) else ""

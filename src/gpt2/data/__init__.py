@@ -1,0 +1,1 @@
+"""Text on its way to batches of tokens: sources, corpus, tokenizer, shards, instructions."""

@@ -1,0 +1,123 @@
+"""Your own files: one, all below a directory, or those that a pattern matches."""
+
+import os
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from gpt2.core import files
+from gpt2.core.errors import UserError
+from gpt2.data.sources.checks import Sha256
+from gpt2.data.sources.formats import FormatParams
+from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
+from gpt2.data.sources.rows import RawData, Row, inside
+
+PATTERN = frozenset("*?[")
+OUTPUTS = tuple(
+    Path(name)
+    for name in (
+        *("data/own", "data/raw", "data/tokenizer", "data/tokens", "data/responses"),
+        *("data/models/pretrained", "data/models/gpt2", "data/models/finetuned"),
+        *("data/judgements", "data/runs", "metrics", "plots", "reports"),
+    )
+)
+"""Directories of the repository that the pipeline writes, so that nothing of the user's own can be
+in them."""
+
+
+class FileSource(FormatParams):
+    """Files on this machine."""
+
+    source: Literal["file"]
+    path: Annotated[str, Field(min_length=1)]
+    """A relative one counts from the repository's root. Of a directory all files are read whose
+    suffix is known; ``texts/**/*.txt`` is a pattern."""
+    sha256: Sha256 | None = None
+    """Of the file, if it is one."""
+
+
+class FileCorpus(FileSource, CorpusFiles):
+    """Documents out of files on this machine."""
+
+
+class FileInstructions(FileSource, InstructionFiles):
+    """Instruction records out of files on this machine."""
+
+
+class Found(NamedTuple):
+    """The files that a path means, in their order."""
+
+    folder: Path
+    """What their names are relative to."""
+    files: list[Path]
+
+
+def is_output(path: Path, root: Path) -> bool:
+    """Whether ``path`` is a directory that the pipeline writes, or in one."""
+    place = (root / path).resolve()
+    return any(place.is_relative_to((root / output).resolve()) for output in OUTPUTS)
+
+
+def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
+    """The rows of all files, in the order of their paths.
+
+    Raises:
+        UserError: there are none, a file cannot be read, or it has another sha256.
+    """
+    reader, place = params.reader(), root / params.path
+    folder, paths = find(params, root)
+    if params.sha256 is not None and paths != [place]:
+        raise UserError(f"{place}: several files, but one sha256. Remove it, or name one file")
+    facts: dict[str, Any] = {}
+
+    def rows() -> Iterator[Row]:
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            try:
+                digest = files.sha256(path)
+                if params.sha256 not in (None, digest):
+                    raise UserError(f"{path}: sha256 is {digest}, expected {params.sha256}")
+                facts[name] = {"bytes": path.stat().st_size, "sha256": digest}
+                with path.open("rb") as file:
+                    found = reader.rows(name, file)
+                    yield from found if path == place else inside("", name, found)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+    return RawData(str(place), rows(), {"raw": facts})
+
+
+def find(params: FileCorpus | FileInstructions, root: Path) -> Found:
+    """The files that the path means.
+
+    Raises:
+        UserError: there are none, or the name of one is no text.
+    """
+    reader, place = params.reader(), root / params.path
+    if place.is_file():
+        return Found(place.parent, [place])
+    if place.is_dir():
+        folder, missing = place, f"no file below it ends in {reader.suffixes()}"
+        found = [file for file in folder.rglob("*") if reader.knows(str(file.relative_to(folder)))]
+    else:
+        folder = _before_pattern(params.path, root)
+        missing = "no file matches this pattern. Correct it"
+        if folder == place:
+            raise UserError(f"{place}: no such file. Correct the path in the parameters")
+        found = list(folder.glob(str(place.relative_to(folder))))
+    if not (paths := sorted(file for file in found if file.is_file())):
+        raise UserError(f"{place}: {missing}")
+    for file in paths:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{os.fsencode(file)!r}: this name is not UTF-8. Rename it") from error
+    return Found(folder, paths)
+
+
+def _before_pattern(path: str, root: Path) -> Path:
+    """``path`` as far as it is no pattern."""
+    return root.joinpath(*takewhile(lambda part: not PATTERN & set(part), PurePath(path).parts))

@@ -1,0 +1,1 @@
+"""Answers become scores: text metrics and a language model as judge."""

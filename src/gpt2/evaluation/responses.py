@@ -1,0 +1,84 @@
+"""Which test records are answered, and how close the answers come to the references."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpt2.core.errors import UserError
+from gpt2.data.sources.package_docs import name_as_words
+from gpt2.data.sources.records import InstructionRecord, sample_records
+from gpt2.evaluation.text_metrics import most_frequent, score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLOTTED = ("chrf", "rouge_l", "exact_match")
+
+
+def choose_records(
+    records: Sequence[InstructionRecord], max_records: int | None, seed: int
+) -> list[InstructionRecord]:
+    """The test records, at most ``max_records`` of each kind, drawn by a hash.
+
+    Raises:
+        UserError: there is none.
+    """
+    tests = [record for record in records if record.split == "test"]
+    chosen: list[InstructionRecord] = []
+    for kind in sorted({record.kind for record in tests}):
+        of_kind = [record for record in tests if record.kind == kind]
+        chosen += sample_records(of_kind, max_records, seed)
+    if not chosen:
+        raise UserError("the instructions have no record in the test split; give more records")
+    return chosen
+
+
+def score_by_kind(
+    records: Sequence[InstructionRecord],
+    asked: Sequence[InstructionRecord],
+    answers: dict[str, list[str]],
+) -> dict[str, dict[str, Any]]:
+    """Metrics of each kind of instruction, for both models and the trivial baselines."""
+    table: dict[str, dict[str, Any]] = {}
+    for kind in sorted({record.kind for record in asked}):
+        rows = [i for i, record in enumerate(asked) if record.kind == kind]
+        references = [asked[i].output for i in rows]
+        trained = [r.output for r in records if r.kind == kind and r.split == "train"]
+        hypotheses = {model: [texts[i] for i in rows] for model, texts in answers.items()}
+        hypotheses["most_frequent"] = [most_frequent(trained or [""])] * len(rows)
+        if kind == "describe":
+            hypotheses["name_as_words"] = [name_as_words(asked[i].name) for i in rows]
+        table[kind] = {"n": len(rows)} | {
+            answerer: score(references, texts) for answerer, texts in hypotheses.items()
+        }
+    return table
+
+
+def plot(by_kind: dict[str, dict[str, Any]]) -> str:
+    """The scores as CSV, a line for each kind and answerer."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["kind", "answerer", *PLOTTED])
+    for kind, answerers in by_kind.items():
+        for answerer, scores in answerers.items():
+            if answerer != "n":
+                writer.writerow([kind, answerer, *(f"{scores[key]:.2f}" for key in PLOTTED)])
+    return text.getvalue()
+
+
+def length_figure(answers: Mapping[str, Sequence[str]]) -> "Figure":
+    """How long the texts of each answerer are: a histogram, with the longest 1 % cut off."""
+    from matplotlib.figure import Figure
+
+    lengths = {answerer: [len(text) for text in texts] for answerer, texts in answers.items()}
+    together = sorted(length for each in lengths.values() for length in each)
+    longest = max(together[int(len(together) * 0.99)], 1)
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    panels = figure.subplots(len(lengths), sharex=True, sharey=True)
+    for axes, (answerer, each) in zip(panels, lengths.items(), strict=True):
+        axes.hist(each, bins=40, range=(0, longest))
+        axes.set_ylabel(answerer)
+        axes.grid(alpha=0.3)
+    figure.supxlabel("characters in a response")
+    return figure

@@ -1,0 +1,1 @@
+"""A model writes text: sampling, serving, export, import."""

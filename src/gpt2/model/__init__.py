@@ -1,0 +1,1 @@
+"""The GPT-2 itself: attention, loss, and its file format."""

@@ -1,0 +1,1 @@
+"""The pipeline as a whole: its parameters, its plan, the frame of a stage."""

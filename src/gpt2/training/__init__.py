@@ -1,0 +1,1 @@
+"""Batches make a better model: trainer, optimizers, checkpoints."""

@@ -1,0 +1,113 @@
+"""How fast training goes beside what this machine can do, and why it is slow if it is."""
+
+import logging
+import statistics
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+
+from gpt2.core.device import Runtime, dtype_name, is_emulated
+from gpt2.core.processor import BUSY, busy_elsewhere, core_seconds, cores
+from gpt2.data.batch import Batch
+from gpt2.model.config import GPT2Config
+from gpt2.training.flops import (
+    Speed,
+    measured_speed,
+    muon_flops,
+    recomputed_flops,
+    steps_seconds,
+    token_flops,
+)
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 2
+"""First steps, which load code, make kernels and take memory: they are not judged."""
+STEPS, SECONDS, FEWEST = 10, 10.0, 3
+"""Training is judged by so many steps after them, or when these have taken so long, by a few."""
+SLOW = 3.0
+"""Times the estimate from which it is said: below, the estimate may be wrong."""
+
+
+class Pace:
+    """The pace of a run: the model's arithmetic a step, and one line if it is far too slow."""
+
+    def __init__(
+        self, config: GPT2Config, runtime: Runtime, *, muon: bool, recomputing: bool
+    ) -> None:
+        self._config, self._runtime = config, runtime
+        self._muon = muon_flops(config, runtime.dtype) if muon else 0.0
+        self._recomputing = recomputing
+        self._warming_up, self._judged = WARM_UP, False
+        self._took: list[float] = []
+        self._ratios: list[float] = []
+        self._tokens = 0
+        self._began = core_seconds()
+
+    @cached_property
+    def speed(self) -> Speed:
+        """Of this machine, measured once the first step is done: the stage starts no later."""
+        return measured_speed(self._runtime, self._config.n_embd)
+
+    def step(self, batches: Sequence[Batch], n_targets: int, seconds: float) -> float:
+        """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP.
+
+        ``n_targets``: how many of their targets count.
+        """
+        sizes = [
+            (inputs.numel(), len(inputs) if lengths is None else len(lengths))
+            for inputs, _, lengths in batches
+        ]
+        tokens = sum(n for n, _ in sizes)
+        length = sum(n * n / texts for n, texts in sizes) / tokens  # of a token's text, the mean
+        done = tokens * token_flops(self._config, length, n_targets / tokens)
+        again = tokens * recomputed_flops(self._config, length) if self._recomputing else 0
+        if self._warming_up:
+            self._warming_up -= 1
+            self._began = core_seconds()
+        elif not self._judged:
+            expected = steps_seconds(
+                *(self._config, self.speed),
+                flops=done + again,
+                tokens=tokens,
+                counted=n_targets,
+                steps=1,
+                passes=len(batches),
+                muon=self._muon,
+            )
+            self._tokens += tokens
+            self._watch(seconds, expected)
+        return done
+
+    def _watch(self, seconds: float, expected: float) -> None:
+        self._took.append(seconds)
+        self._ratios.append(seconds / expected)
+        enough = FEWEST if sum(self._took) > SECONDS else STEPS
+        if len(self._ratios) < enough:
+            return
+        self._judged = True
+        # Not the mean: a new shape, or a compiler, may hold up a step or two.
+        slower = statistics.median(self._ratios)
+        if slower >= SLOW:
+            rate = self._tokens / sum(self._took)
+            log.warning(
+                "%s tokens/s: %.0f times slower than estimated for this machine. %s",
+                f"{rate:,.0f}",
+                slower,
+                likely_cause(self._runtime, busy_elsewhere(self._began)),
+            )
+
+
+def likely_cause(runtime: Runtime, busy: float) -> str:
+    """Why training is slow, while others keep ``busy`` cores busy."""
+    if is_emulated(runtime):
+        name = dtype_name(runtime.dtype)
+        return f"Likely cause: dtype {name} is emulated on this processor. Set dtype: auto"
+    if busy >= BUSY and cores() - busy < torch.get_num_threads():
+        return f"Likely cause: other processes keep {busy:.1f} of {cores()} cores busy. End them"
+    what = "processor" if runtime.device.type == "cpu" else "device"
+    return (
+        f"Nothing else is busy here: the {what} is likely throttled (heat, saving of power, or a "
+        "limit on what this container may use)"
+    )

@@ -1,0 +1,28 @@
+"""How a model is trained, whatever its batches are."""
+
+from typing import Literal
+
+from gpt2.core.device import DeviceParams
+from gpt2.core.params import NonNegative, Positive
+from gpt2.training.optim import OptimizerParams
+
+
+class TrainParams(OptimizerParams, DeviceParams):
+    """How a model is trained, apart from where its batches come from."""
+
+    seed: NonNegative = 123
+    batch_size: Positive
+    """Sequences in an optimizer step."""
+    micro_batch_size: Positive | None = None
+    """Sequences that are in memory at once; their gradients accumulate. None: the whole batch."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile; auto: on a GPU, where the run is long enough to pay for a slow start."""
+    activation_checkpointing: bool = False
+    """Keep only what enters each block and compute the rest again for its gradient: much less
+    memory, a third more time (Chen et al. 2016)."""
+    eval_interval: Positive = 100
+    """Steps between evaluations on the validation split."""
+    log_interval: Positive = 10
+    """Steps between points of the loss curve."""
+    checkpoint_interval: Positive = 200
+    """Steps between checkpoints for resuming."""

@@ -1,0 +1,54 @@
+"""Which questions are put: both models on one sample, both controls on a part of it."""
+
+from collections import Counter, defaultdict
+
+from gpt2.evaluation.judge.params import LlamaEvalParams
+from gpt2.evaluation.judge.tasks import Response, make_tasks
+
+RESPONSES = [
+    Response(
+        id=id,
+        kind=kind,
+        instruction=f"Instruction {id}.",
+        input="",
+        reference=f"reference {id}",
+        finetuned=f"finetuned {id}",
+        base=f"base {id}",
+    )
+    for id, kind in enumerate(["a", "b"] * 20)
+]
+PARAMS = LlamaEvalParams(n_items=10, n_controls=4)
+
+
+def test_models_share_a_sample_and_controls_are_part_of_it():
+    tasks = make_tasks(RESPONSES, PARAMS)
+    ids = defaultdict(list)
+    for task in tasks:
+        ids[task.variant].append(task.id)
+    assert Counter(task.variant for task in tasks) == {
+        "finetuned": 10,
+        "base": 10,
+        "reference": 4,
+        "shuffled": 4,
+    }
+    assert ids["finetuned"] == ids["base"]
+    assert ids["reference"] == ids["shuffled"]
+    assert set(ids["reference"]) < set(ids["finetuned"])
+    assert Counter(task.kind for task in tasks if task.variant == "base") == {"a": 5, "b": 5}
+
+
+def test_each_variant_puts_its_own_answer():
+    for task in make_tasks(RESPONSES, PARAMS):
+        answer = task.prompt.split("Student's answer:\n")[1].split("\n")[1]
+        assert f"Instruction {task.id}." in task.prompt
+        if task.variant == "shuffled":
+            assert answer.startswith("reference ")
+            assert answer != f"reference {task.id}"
+        else:
+            assert answer == f"{task.variant} {task.id}"
+
+
+def test_tasks_are_the_same_from_run_to_run_and_differ_by_seed():
+    assert make_tasks(RESPONSES, PARAMS) == make_tasks(RESPONSES[::-1], PARAMS)
+    other = LlamaEvalParams(n_items=10, n_controls=4, seed=7)
+    assert make_tasks(RESPONSES, PARAMS) != make_tasks(RESPONSES, other)
