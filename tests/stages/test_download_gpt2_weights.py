@@ -21,7 +21,7 @@ from gpt2.core.files import read_json, read_manifest
 from gpt2.data.sources import gpt2_tokenizer
 from gpt2.data.sources.hub import RELEASES
 from gpt2.data.tokenizer.bpe import Tokenizer
-from gpt2.inference.text_model import PROMPT
+from gpt2.inference.verification import PROMPT
 from gpt2.model import weights
 from scripts.deps import ROOT
 from stages.download_gpt2_weights import main

@@ -38,8 +38,8 @@ from gpt2.inference.export import (
     follows_alpaca,
     modelfile,
 )
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2

@@ -12,8 +12,9 @@ import pytest
 from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.backends.llamacpp import LlamaCppJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams
-from gpt2.evaluation.judge.runner import cache_key, counts, judgements
+from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 
 ROOT = Path(__file__).parents[4]
 

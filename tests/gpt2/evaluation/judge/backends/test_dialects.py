@@ -12,8 +12,9 @@ from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.backends.openai_compatible import PROBE, OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import JudgeError, JudgeGone, has_reasoning, parse_score
-from gpt2.evaluation.judge.runner import cache_key, judgements
+from gpt2.evaluation.judge.runner import judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 from tests.file_server import QuietHandler
 from tests.proxy_server import proxying
 

@@ -9,8 +9,9 @@ from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams
 from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_score
-from gpt2.evaluation.judge.runner import cache_key, counts, judgements
+from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 from tests.fake_ollama import FakeOllama, alike, serving_ollama
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.injections import INJECTIONS, attack

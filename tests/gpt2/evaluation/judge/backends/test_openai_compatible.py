@@ -10,8 +10,9 @@ from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.backends.openai_compatible import OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_score
-from gpt2.evaluation.judge.runner import cache_key, counts, judgements
+from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.injections import INJECTIONS, attack
 from tests.gpt2.evaluation.judge.servers import free_port, running

@@ -18,7 +18,12 @@ from transformers.generation.logits_process import (
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.inference.sampling import GREEDY, SamplingParams, choose, next_token_probabilities
+from gpt2.inference.generation.sampling import (
+    GREEDY,
+    SamplingParams,
+    choose,
+    next_token_probabilities,
+)
 
 V = 61
 INFINITY = float("inf")

@@ -9,7 +9,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
-from gpt2.inference.stopping import stop_strings
+from gpt2.inference.generation.stopping import stop_strings
 
 TEXT = "Stop at the top, or stop there.\n\nNaïve 中文, 👩‍👩‍👧!\n### Response:\nstop stop. "
 
