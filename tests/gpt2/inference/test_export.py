@@ -1,7 +1,7 @@
-"""GGUF files of ours in the real llama.cpp (xllamacpp), over its HTTP server on localhost.
+"""Exported GGUF files in the real llama.cpp (xllamacpp), through its HTTP server on localhost.
 
-The peer computes a little less exactly than we do: it looks GELU up in a table of float16, and it
-multiplies a float16 matrix with inputs in float16, a q8_0 one with inputs in q8_0.
+llama.cpp is slightly less exact: it looks up GELU in a float16 table, and multiplies a float16
+matrix with float16 inputs, and a q8_0 matrix with q8_0 inputs.
 """
 
 import inspect
@@ -308,7 +308,7 @@ def test_added_tokens_are_those_of_llamacpp(learned, tmp_path):
     ("config", "token", "message"),
     [
         ({"activation_function": "gelu"}, "x", "it computes GELU exactly"),
-        ({}, AddedToken("<mask>", lstrip=True), "'<mask>' minds what is beside it"),
+        ({}, AddedToken("<mask>", lstrip=True), "'<mask>' has lstrip, rstrip or single_word"),
     ],
 )
 def test_what_llamacpp_computes_otherwise_is_refused(learned, tmp_path, config, token, message):

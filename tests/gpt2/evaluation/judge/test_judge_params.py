@@ -71,7 +71,7 @@ def test_ollamas_address_is_completed_as_its_client_does(monkeypatch, host, addr
 def test_an_address_that_is_none(monkeypatch):
     for host in ("judge:port", "ftp://judge"):
         monkeypatch.setenv("OLLAMA_HOST", host)
-        with pytest.raises(UserError, match="is no address"):
+        with pytest.raises(UserError, match="is not an address"):
             assert parse(JudgeParams, {"backend": "ollama"}, "judge").address
     monkeypatch.delenv("OLLAMA_HOST")
     assert parse(JudgeParams, {"backend": "ollama", "host": "h"}, "judge").address.endswith(

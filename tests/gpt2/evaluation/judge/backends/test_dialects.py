@@ -164,7 +164,7 @@ def test_a_reasoning_model_of_openai_takes_little(server, caplog, tmp_path):
     assert server.sent[-1] == {"max_completion_tokens", "seed", "response_format"}
     assert len(server.bodies) == 1 + 3 + 3  # a judge that takes all; three attempts; three prompts
     assert "Only the default (1) value is supported" in caplog.text
-    assert "llama3_eval.temperature is left out" in caplog.text
+    assert "llama3_eval.temperature is not sent" in caplog.text
     assert cache_key(judge, "x") == cache_key(judge_at(server), "x") != plain
 
 
@@ -233,7 +233,7 @@ def test_a_server_without_a_list_of_models(server, status, caplog):
     server.models = (status, {"error": "no such page"})
     with caplog.at_level("INFO"):
         judge = judge_at(server)
-    assert "m is known by its name" in caplog.text
+    assert "m is identified by its name" in caplog.text
     assert judge.judge("x") == SCORE
     assert judge.digest == judge_at(server).digest != listed
     assert judge.digest != judge_at(server, model="n").digest
