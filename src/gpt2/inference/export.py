@@ -195,7 +195,7 @@ OLLAMA_TEMPLATE = (
 
 
 def modelfile(gguf_name: str, *, context_length: int, alpaca: bool, stop: str = END_OF_TEXT) -> str:
-    """A ``Modelfile`` for ``ollama create``, with greedy decoding, the default of ``gpt2 generate``.
+    """A ``Modelfile`` for ``ollama create``. It decodes greedily, the default of ``gpt2 generate``.
 
     Args:
         gguf_name: name of the GGUF file in the same directory.

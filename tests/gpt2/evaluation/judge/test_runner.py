@@ -56,12 +56,6 @@ def test_one_prompt_of_two_tasks_is_put_once_and_counted_twice(judge, tmp_path):
     assert len(log_lines(log)) == 1
 
 
-def test_other_options_and_other_models_are_other_questions(judge, tiny_model):
-    warmer = LlamaCppJudge(tiny_model, 1, LlamaEvalParams(seed=1, temperature=0.5))
-    assert cache_key(warmer, "prompt") != cache_key(judge, "prompt")
-    assert cache_key(judge, "prompt") != cache_key(judge, "Prompt")
-
-
 def test_invalid_and_failed_ones_are_counted_and_only_the_failed_are_asked_again(
     tiny_model, tmp_path
 ):

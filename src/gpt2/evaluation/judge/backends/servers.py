@@ -11,7 +11,7 @@ from gpt2.evaluation.judge.protocol import JudgeError, JudgeGone
 PROBE_TIMEOUT = 10.0
 """Seconds to wait for a server's list of models."""
 FAULTS_IN_A_ROW = 3
-"""After this many failed prompts in a row, the judge is given up."""
+"""After this many failed prompts in a row, the run stops."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
 """Seconds between two attempts. Each wait is twice as long as the one before, or as long as the
 server asks for if that is longer."""
