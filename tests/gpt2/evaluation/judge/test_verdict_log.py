@@ -22,7 +22,8 @@ VERDICTS = [Verdict(key="a", reply="80", error=None), Verdict(key="b", reply=Non
 
 
 def write(log: Path) -> bytes:
-    log.write_text("".join(verdict.model_dump_json() + "\n" for verdict in VERDICTS))
+    lines = "".join(verdict.model_dump_json() + "\n" for verdict in VERDICTS)
+    log.write_text(lines, encoding="utf-8")
     return log.read_bytes()
 
 
