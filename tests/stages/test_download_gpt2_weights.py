@@ -98,7 +98,7 @@ def check_fidelity(peer: GPT2LMHeadModel, tokenizer_directory: Path) -> dict[str
 
 @pytest.mark.parametrize("n_head", [1, 2, 4])
 @pytest.mark.parametrize("n_embd", [8, 16, 24])
-def test_a_checkpoint_of_the_hub_goes_through_whole(
+def test_a_checkpoint_of_the_hub_is_downloaded_unchanged(
     monkeypatch: pytest.MonkeyPatch, n_head: int, n_embd: int
 ) -> None:
     peer = write_checkpoint(Path("served", REPOSITORY), n_head=n_head, n_embd=n_embd)
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_the_hub_goes_through_whole(
 
 
 @pytest.mark.parametrize("write", [write_checkpoint, write_newer_checkpoint])
-def test_a_checkpoint_on_this_machine_goes_through_whole(write: Any) -> None:
+def test_a_checkpoint_on_this_machine_is_copied_unchanged(write: Any) -> None:
     peer = write(Path("own"))
     result = run(**OWN)
     assert result.exit_code == 0, result.output
@@ -192,7 +192,7 @@ def check_after_finetuning(directory: Path) -> None:
     assert ends.eos_token_id == ids[-1]
 
 
-def test_added_tokens_and_shards_on_this_machine_go_through_whole() -> None:
+def test_added_tokens_and_shards_on_this_machine_are_copied() -> None:
     peer = write_chat_checkpoint(Path("own"), max_shard_size="20KB")
     assert Path("own/model.safetensors.index.json").is_file()
     result = run(**OWN)
@@ -205,7 +205,7 @@ def test_added_tokens_and_shards_on_this_machine_go_through_whole() -> None:
     }
 
 
-def test_added_tokens_and_shards_of_the_hub_go_through_whole(
+def test_added_tokens_and_shards_of_the_hub_are_downloaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served = Path("served", REPOSITORY)
@@ -219,14 +219,14 @@ def test_added_tokens_and_shards_of_the_hub_go_through_whole(
         refused("-of-", "expected " + "0" * 64, **HUB)
 
 
-def test_no_model_is_wanted() -> None:
+def test_no_model_is_needed() -> None:
     result = run(size="none", source="hub", repository=None, path=None, mirrors=[])
     assert result.exit_code == 0, result.output
     assert read_manifest(MODEL_DIRECTORY) == {"size": "none", "files": {}}
     assert read_json(Path("metrics/download_gpt2_weights.json")) == {"size": "none"}
 
 
-def test_without_a_model_nobody_waits_for_pytorch() -> None:
+def test_without_a_model_pytorch_is_not_imported() -> None:
     Path("params.yaml").write_text("gpt2_weights: {size: none}\n", encoding="utf-8")
     arguments = ["stages.download_gpt2_weights", "--model-dir", str(MODEL_DIRECTORY)]
     process = subprocess.run(
@@ -241,7 +241,7 @@ def test_without_a_model_nobody_waits_for_pytorch() -> None:
     assert "torch" not in process.stderr
 
 
-def test_a_cut_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     class CutOnceHandler(HubHandler):
         def body(self, content: bytes) -> None:
             first = self.path.endswith(".safetensors") and len(content) == WEIGHTS.stat().st_size
@@ -256,7 +256,7 @@ def test_a_cut_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     check_fidelity(peer, WEIGHTS.parent)
 
 
-def test_the_mirror_delivers_what_the_hub_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mirror_is_used_when_the_hub_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = write_checkpoint(Path("served", REPOSITORY))
     Path("empty").mkdir()
     mirror = recording(HubHandler, revision=REVISION)
@@ -267,7 +267,7 @@ def test_the_mirror_delivers_what_the_hub_does_not(monkeypatch: pytest.MonkeyPat
     check_fidelity(peer, WEIGHTS.parent)
 
 
-def test_a_wrong_file_never_comes_into_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_file_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = write_checkpoint(Path("served", REPOSITORY))
     right = files.sha256(WEIGHTS)
     with hub(monkeypatch):
@@ -326,7 +326,7 @@ def test_our_own_directory_is_checked_against_its_manifest() -> None:
     refused("ours: damaged", "config.json", **{**OWN, "path": "ours"})
 
 
-def test_the_tokenizer_must_be_the_models() -> None:
+def test_the_tokenizer_must_fit_the_model() -> None:
     write_checkpoint(Path("own"))
     write_model(Path("own"), vocab_size=301, n_positions=64)
     refused("gpt2_weights: the model has 301 tokens, its tokenizer 300", **OWN)
@@ -334,7 +334,7 @@ def test_the_tokenizer_must_be_the_models() -> None:
     assert run(**OWN).exit_code == 0
 
 
-def test_a_tensor_too_many_is_named() -> None:
+def test_an_unexpected_tensor_is_named() -> None:
     write_checkpoint(Path("own"))
     tensors = load_file("own/model.safetensors")
     save_file({**tensors, "score.weight": torch.ones(2)}, "own/model.safetensors")
@@ -364,7 +364,7 @@ def test_keys_that_do_not_go_together_are_named(params: dict[str, Any], message:
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_a_checkpoint_of_the_real_shape_goes_through_whole(
+def test_a_checkpoint_of_the_real_shape_is_downloaded_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     release = RELEASES["124M"]

@@ -66,7 +66,7 @@ def evaluate() -> Result:
     return CliRunner().invoke(main, ARGUMENTS)
 
 
-def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
+def test_results_add_up_and_a_useless_judge_is_not_trusted(place):
     result = evaluate()
     assert result.exit_code == 0, result.output
     metrics = files.read_json(Path("metrics/llama3_eval.json"))
@@ -97,7 +97,7 @@ def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
     assert not list(Path("data/runs/llama3-eval").glob("*.jsonl"))
 
 
-def test_a_lower_bar_makes_the_same_judge_trusted(place):
+def test_with_a_lower_limit_the_same_judge_is_trusted(place):
     set_params(place, min_control_auc=0.0)
     result = evaluate()
     assert files.read_json(Path("metrics/llama3_eval.json"))["trusted"] is True
@@ -213,7 +213,7 @@ def test_a_model_behind_openais_protocol_judges(place):
     assert {row["judge"] for row in judged()} == {manifest["judge"]}
 
 
-def test_a_judge_that_is_not_there_or_unknown_is_named(place):
+def test_an_unreachable_or_unknown_judge_is_named(place):
     set_judge(place, backend="ollama", host=f"127.0.0.1:{free_port()}")
     assert "Start it: ollama serve" in evaluate().output
     with serving_ollama(model="phi3") as server:
@@ -376,7 +376,7 @@ def test_just_as_many_as_allowed_may_have_no_score(place, max_invalid, code):
             assert {row["status"] for row in judged()} == {"scored", "invalid"}
 
 
-def test_judgements_that_nobody_goes_on_with_are_cleared_after_a_month(place):
+def test_unfinished_judgements_are_deleted_after_a_month(place):
     logs = Path("data/runs/llama3-eval")
     logs.mkdir(parents=True)
     for name, days in {"recent": 29, "old": 31}.items():

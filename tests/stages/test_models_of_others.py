@@ -49,7 +49,7 @@ def run(stage: Command, **paths: object) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_a_model_of_others_is_downloaded_finetuned_and_asked(
+def test_a_model_from_elsewhere_is_downloaded_finetuned_and_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -75,7 +75,7 @@ def test_a_row_has_the_record_and_the_answer_of_each_model():
     assert list(rows[0]) == list(rows[1])
 
 
-def test_kinds_of_any_name_are_one_field_of_the_plot():
+def test_a_kind_of_any_name_is_one_field_of_the_csv():
     kinds = ["writing, creative", 'the "rest"', "two\nlines", "a;b", "100%", "摘要", ""]
     scores = {"chrf": 1.0, "rouge_l": 0.5, "exact_match": 0.0}
     text = scores_csv({kind: {"n": 1, "finetuned": scores, "base": scores} for kind in kinds})

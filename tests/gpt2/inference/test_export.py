@@ -219,7 +219,7 @@ def test_llamacpp_has_our_probabilities_and_greedy_tokens(
 
 
 @pytest.mark.parametrize("quantization", get_args(Quantization))
-def test_weights_in_the_file_are_ours_in_the_format_that_was_asked_for(
+def test_weights_in_the_file_are_the_models_in_the_requested_format(
     learned, tmp_path, quantization
 ):
     saved, _ = learned
@@ -248,7 +248,7 @@ def test_rows_that_q8_0_cannot_hold_stay_float16(learned, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
-def test_what_transformers_wrote_becomes_the_same_model_in_llamacpp(learned, tmp_path):
+def test_a_checkpoint_of_transformers_is_the_same_model_in_llamacpp(learned, tmp_path):
     tokenizer = learned[0].tokenizer
     torch.manual_seed(1)
     config = PeerConfig(
@@ -271,7 +271,7 @@ def test_what_transformers_wrote_becomes_the_same_model_in_llamacpp(learned, tmp
 @pytest.mark.parametrize(
     "config", [{"n_inner": 48}, {"tie_word_embeddings": False}, {"vocab_size": 320}], ids=str
 )
-def test_variations_become_the_same_model_in_llamacpp(learned, tmp_path, config):
+def test_variants_are_the_same_model_in_llamacpp(learned, tmp_path, config):
     tokenizer = learned[0].tokenizer
     theirs = write_model(tmp_path / "theirs", **{"vocab_size": tokenizer.n_vocab, **config})
     tokenizer.save(tmp_path / "theirs")
@@ -311,7 +311,7 @@ def test_added_tokens_are_those_of_llamacpp(learned, tmp_path):
         ({}, AddedToken("<mask>", lstrip=True), "'<mask>' has lstrip, rstrip or single_word"),
     ],
 )
-def test_what_llamacpp_computes_otherwise_is_refused(learned, tmp_path, config, token, message):
+def test_what_llamacpp_does_not_support_is_refused(learned, tmp_path, config, token, message):
     learned[0].tokenizer.save(tmp_path)
     added = AutoTokenizer.from_pretrained(tmp_path)
     added.add_tokens([token])
@@ -374,7 +374,7 @@ def test_only_a_model_that_learned_instructions_has_a_chat_template(learned, tmp
     assert not follows_alpaca(pretrained.directory)
 
 
-def test_the_modelfile_asks_for_what_generate_does():
+def test_the_modelfile_decodes_as_generate_does():
     text = modelfile("model.gguf", context_length=1024, alpaca=True)
     assert text.startswith('FROM ./model.gguf\nTEMPLATE """{{ range')
     assert text.endswith(
@@ -401,7 +401,7 @@ def test_a_tokenizer_of_another_size_is_refused(learned, tmp_path):
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(learned, tmp_path):
+def test_a_failed_export_leaves_the_old_file(learned, tmp_path):
     saved, _ = learned
     output = tmp_path / "model.gguf"
     output.write_bytes(b"old")

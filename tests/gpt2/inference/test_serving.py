@@ -280,7 +280,7 @@ def check_refusals(url: str, bodies: list[object]) -> None:
     assert not answered
 
 
-def test_what_is_no_request_at_all_is_refused(model: Path, tmp_path: Path) -> None:
+def test_malformed_requests_are_refused(model: Path, tmp_path: Path) -> None:
     with server(serve(model, *EXACT), tmp_path) as process:
         url = address(process)
         good = b'{"dataframe_records": [{"prompt": "Say"}], "params": {"max_new_tokens": 1}}'
@@ -312,7 +312,7 @@ def test_what_is_no_request_at_all_is_refused(model: Path, tmp_path: Path) -> No
             assert answer.status_code == 200
 
 
-def test_what_nobody_waits_for_keeps_nobody_waiting(
+def test_a_timed_out_request_does_not_block_the_next(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "2")
@@ -366,7 +366,7 @@ def test_mlflow_serves_the_package(model: Path, tmp_path: Path) -> None:
             child.terminate()
 
 
-def test_a_directory_without_a_model_is_packaged_by_nobody(tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_not_packaged(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "model.safetensors").touch()
     output = tmp_path / "package"

@@ -67,7 +67,7 @@ def test_mistakes_are_named(values, message):
         ("[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_ollamas_address_is_completed_as_its_client_does(monkeypatch, host, address):
+def test_ollamas_address_is_completed_as_by_its_client(monkeypatch, host, address):
     monkeypatch.setenv("OLLAMA_HOST", host)
     params = parse(JudgeParams, {"backend": "ollama"}, "judge")
     assert params.address == address
@@ -75,7 +75,7 @@ def test_ollamas_address_is_completed_as_its_client_does(monkeypatch, host, addr
     assert str(ollama.Client(host)._client.base_url).rstrip("/") == str(httpx.URL(address))
 
 
-def test_an_address_that_is_none(monkeypatch):
+def test_an_invalid_address(monkeypatch):
     for host in ("judge:port", "ftp://judge"):
         monkeypatch.setenv("OLLAMA_HOST", host)
         with pytest.raises(UserError, match="is not an address"):

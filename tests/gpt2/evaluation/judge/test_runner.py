@@ -27,7 +27,7 @@ def log_lines(log: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def test_each_judgement_is_on_disk_before_it_is_given_out(judge, tmp_path):
+def test_each_judgement_is_on_disk_before_it_is_yielded(judge, tmp_path):
     log = tmp_path / "runs" / "log.jsonl"
     for finished, judgement in enumerate(judgements(tasks(5), judge, log), start=1):
         lines = log_lines(log)
@@ -48,7 +48,7 @@ def test_a_rerun_asks_only_for_what_is_new(judge, tmp_path):
     assert len(log_lines(log)) == 6
 
 
-def test_one_prompt_of_two_tasks_is_put_once_and_counted_twice(judge, tmp_path):
+def test_one_prompt_of_two_tasks_is_sent_once_and_counted_twice(judge, tmp_path):
     log = tmp_path / "log.jsonl"
     (task,) = tasks(1)
     judged = list(judgements([task, task], judge, log))

@@ -41,7 +41,7 @@ def test_models_share_a_sample_and_controls_are_part_of_it():
     assert Counter(task.kind for task in tasks if task.variant == "base") == {"a": 5, "b": 5}
 
 
-def test_each_variant_puts_its_own_answer():
+def test_each_variant_has_its_own_answer():
     for task in make_tasks(RESPONSES, PARAMS):
         answer = task.prompt.split("Student's answer:\n")[1].split("\n")[1]
         assert f"Instruction {task.id}." in task.prompt

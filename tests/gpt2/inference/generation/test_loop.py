@@ -116,7 +116,7 @@ def test_beyond_the_context_the_window_slides(peer, model, batch_size, end, pena
     assert ours == [plain_loop(peer, ids, 30, end, processors) for ids in long_prompts()]
 
 
-def test_what_is_drawn_beyond_the_context_is_what_the_plain_loop_draws(peer, model):
+def test_samples_beyond_the_context_are_those_of_the_plain_loop(peer, model):
     sampling = SamplingParams(max_new_tokens=50, temperature=1.0, top_k=30, seed=8)
     [ours] = generate(model, [[7, 8, 9]], sampling, NEVER, RUNTIME)
     text, generator = [7, 8, 9], torch.Generator().manual_seed(8 * 1_000_003)
@@ -127,7 +127,7 @@ def test_what_is_drawn_beyond_the_context_is_what_the_plain_loop_draws(peer, mod
     assert ours == text[3:]
 
 
-def test_the_shortest_context_of_all():
+def test_a_context_of_one_token():
     torch.manual_seed(5)
     model = GPT2(CONFIG.model_copy(update={"context_length": 1})).eval()
     [ours] = generate(model, [[7, 8]], SamplingParams(max_new_tokens=5), NEVER, RUNTIME)
@@ -187,7 +187,7 @@ def test_a_stream_is_what_generate_gives(model, temperature, end):
 
 
 @pytest.mark.parametrize("taken", [1, 5])
-def test_a_stream_computes_each_token_when_it_is_asked_for_and_may_be_left(model, taken):
+def test_a_stream_computes_each_token_on_demand_and_can_be_closed(model, taken):
     passes = []
 
     def note(module: torch.nn.Module, *_: object) -> None:
@@ -206,7 +206,7 @@ def test_a_stream_computes_each_token_when_it_is_asked_for_and_may_be_left(model
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_streams_may_be_taken_in_turns_and_by_threads(model):
+def test_streams_can_be_interleaved_and_used_by_threads(model):
     sampling = SamplingParams(max_new_tokens=9, temperature=1.0)
     whole = [generate(model, [ids], sampling, NEVER, BFLOAT16)[0] for ids in prompts()[:3]]
     streams = [stream(model, ids, sampling, NEVER, BFLOAT16) for ids in prompts()[:3]]
@@ -216,13 +216,13 @@ def test_streams_may_be_taken_in_turns_and_by_threads(model):
         assert list(threads.map(list, streams)) == whole
 
 
-def test_any_seed_will_do(model):
+def test_a_seed_may_be_larger_than_64_bits(model):
     sampling = SamplingParams(max_new_tokens=5, temperature=1.0, seed=10**30)
     [new] = generate(model, [[1]], sampling, NEVER, RUNTIME)
     assert len(new) == 5
 
 
-def test_generation_leaves_mode_and_random_state_alone(model):
+def test_generation_does_not_change_mode_or_random_state(model):
     model.train()
     state = torch.get_rng_state()
     sampling = SamplingParams(max_new_tokens=3, temperature=1.0)

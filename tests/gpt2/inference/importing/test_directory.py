@@ -190,7 +190,7 @@ def test_an_imported_model_goes_through_the_commands(tokenizer: Path, tmp_path: 
     assert (again.exit_code, "there already" in again.stderr) == (1, True)
 
 
-def test_what_is_no_gpt2_of_nanogpt_is_named(tokenizer: Path, tmp_path: Path) -> None:
+def test_an_invalid_nanogpt_checkpoint_is_named(tokenizer: Path, tmp_path: Path) -> None:
     state = linear(peer_model(tmp_path))
     path = tmp_path / "ckpt.pt"
     cases: list[tuple[dict[str, Tensor], dict[str, Any], str]] = [
@@ -237,7 +237,7 @@ def test_a_damaged_or_foreign_file_is_named(tokenizer: Path, tmp_path: Path) -> 
     refused(tmp_path / "peer", tokenizer, "needs no import")
 
 
-def test_a_bin_that_is_no_model_of_llmc_is_named(tokenizer: Path, tmp_path: Path) -> None:
+def test_an_invalid_llmc_file_is_named(tokenizer: Path, tmp_path: Path) -> None:
     path = write_llmc(tmp_path / "model.bin", peer_model(tmp_path), 3)
     whole = path.read_bytes()
 
@@ -271,7 +271,7 @@ def test_a_tokenizer_of_another_size_is_refused(tokenizer: Path, tmp_path: Path)
 
 
 @pytest.mark.network
-def test_without_a_tokenizer_gpt2s_is_fetched(
+def test_without_a_tokenizer_gpt2s_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -50,7 +50,7 @@ def test_replies_are_valid_vary_and_are_the_same_again(address, tmp_path):
     assert (again.digest, again.options) == (judge.digest, judge.options)
 
 
-def test_a_server_without_schemas_is_asked_for_any_json_or_for_nothing(tmp_path):
+def test_a_server_without_schemas_is_asked_for_any_json_or_no_format(tmp_path):
     with serving(tmp_path, Chatty) as address:
         judge_at(address, structured="json_object").judge("fine")
         assert Chatty.bodies[-1]["response_format"] == {"type": "json_object"}
@@ -138,7 +138,7 @@ class Chatty(QuietHandler):
         ("error in 200", JudgeError),
     ],
 )
-def test_each_status_has_its_consequence(tmp_path, monkeypatch, prompt, error):
+def test_each_http_status_has_its_error(tmp_path, monkeypatch, prompt, error):
     monkeypatch.setenv("JUDGE_KEY", "open-sesame")
     with serving(tmp_path, Chatty) as address:
         judge = judge_at(address, api_key_env="JUDGE_KEY", patience=0.3)
@@ -150,7 +150,7 @@ def test_each_status_has_its_consequence(tmp_path, monkeypatch, prompt, error):
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_a_reply_with_half_a_character_is_invalid_and_kept(tmp_path, concurrency):
+def test_a_reply_with_a_lone_surrogate_is_invalid_and_kept(tmp_path, concurrency):
     with serving(tmp_path, Chatty) as address:
         judge, log = judge_at(address, concurrency=concurrency), tmp_path / "log.jsonl"
         questions = [Task(n, "sum", "base", text) for n, text in enumerate(["half", "fine"])]

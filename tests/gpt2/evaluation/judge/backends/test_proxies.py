@@ -72,7 +72,7 @@ def judge_at(kind: str, address: str) -> Judge:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_no_proxy_stands_before_a_server_on_this_machine(kind, server, monkeypatch, variable):
+def test_a_local_server_is_reached_without_a_proxy(kind, server, monkeypatch, variable):
     plain = judge_at(kind, server)
     expected = (plain.digest, plain.options, plain.judge("How good?"))
     with proxying(server) as proxy:
@@ -94,7 +94,7 @@ assert os.environ == before
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "ftp://proxy", "http://"])
-def test_no_proxy_disturbs_a_process_that_only_starts(kind, server, proxy):
+def test_a_proxy_does_not_disturb_the_start_of_a_process(kind, server, proxy):
     """The clients' packages look at the environment when they are imported."""
     search = os.pathsep.join(sys.path)
     answer = subprocess.run(
@@ -106,7 +106,7 @@ def test_no_proxy_disturbs_a_process_that_only_starts(kind, server, proxy):
     assert answer.stdout == alike("How good?") + "\n", answer.stderr
 
 
-def test_a_server_elsewhere_is_asked_through_the_proxy_alone(kind, server, monkeypatch):
+def test_a_remote_server_is_reached_only_through_the_proxy(kind, server, monkeypatch):
     with proxying(server) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         judge = judge_at(kind, ELSEWHERE)
@@ -128,7 +128,7 @@ def test_no_proxy_is_respected(kind, server, monkeypatch):
         assert proxy.requests == []
 
 
-def test_a_proxy_that_is_not_there_is_named_without_its_password(kind, monkeypatch):
+def test_an_unreachable_proxy_is_named_without_its_password(kind, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free_port()}")
     with pytest.raises(JudgeGone, match=r"through the proxy http://127\.0\.0\.1:\d+\)") as caught:
         judge_at(kind, ELSEWHERE)
@@ -153,12 +153,12 @@ def test_ollamas_identity_is_complete_or_an_error(monkeypatch, path):
         assert judge_at("ollama", ELSEWHERE).options["engine"] == f"ollama {server.version}"
 
 
-def test_an_empty_version_is_none():
+def test_an_empty_version_is_refused():
     with serving_ollama(version="") as server, pytest.raises(JudgeGone, match="its version is ''"):
         judge_at("ollama", server.address)
 
 
-def test_a_list_of_models_that_is_refused_once_is_not_taken_for_none(tmp_path, monkeypatch):
+def test_a_list_of_models_that_is_refused_once_is_not_a_missing_one(tmp_path, monkeypatch):
     with serving(tmp_path, OpenAI) as server, proxying(server) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         proxy.refused = ("/models",)
