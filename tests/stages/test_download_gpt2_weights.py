@@ -1,4 +1,4 @@
-"""Checkpoints of ``transformers`` go through the whole stage, from a hub on this machine."""
+"""The whole stage with checkpoints of ``transformers``, from a hub on this machine."""
 
 import json
 import os
@@ -42,14 +42,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody reaches the real one
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the real hub is never used
 
 
 @contextmanager
 def hub(
     monkeypatch: pytest.MonkeyPatch, base: type[RangeHandler] = HubHandler, **attributes: Any
 ) -> Iterator[list[tuple[str, str, str | None]]]:
-    """A hub on this machine; gives the list of what it was asked."""
+    """A hub on this machine; yields the list of its requests."""
     handler = recording(base, **{"revision": REVISION, **attributes})
     with serving(Path("served"), handler) as server:
         monkeypatch.setenv("HF_ENDPOINT", server)
@@ -62,7 +62,7 @@ def run(**params: Any) -> Result:
 
 
 def refused(*parts: str, **params: Any) -> None:
-    """The stage says all ``parts`` and leaves the model directory as it was."""
+    """The stage's error has all ``parts``, and the model directory is unchanged."""
     before = read_manifest(MODEL_DIRECTORY) if MODEL_DIRECTORY.exists() else None
     result = run(**params)
     assert result.exit_code == 1, result.output
@@ -75,7 +75,7 @@ def refused(*parts: str, **params: Any) -> None:
 
 
 def check_fidelity(peer: GPT2LMHeadModel, tokenizer_directory: Path) -> dict[str, Any]:
-    """What the stage wrote is a model directory that both sides read alike; gives the metrics."""
+    """The output is the same model here and in `transformers`; returns the metrics."""
     read_manifest(MODEL_DIRECTORY)
     metrics = read_json(Path("metrics/download_gpt2_weights.json"))
     theirs = AutoModelForCausalLM.from_pretrained(MODEL_DIRECTORY)
@@ -141,7 +141,7 @@ def test_a_checkpoint_on_this_machine_is_copied_unchanged(write: Any) -> None:
 
 
 def write_chat_checkpoint(directory: Path, **save: Any) -> GPT2LMHeadModel:
-    """With a token for padding and chat markers, one of which ends a text; the usual recipe."""
+    """A checkpoint with a padding token and chat markers, one of which ends a text."""
     peer = write_checkpoint(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     markers = ["<|im_start|>", "<|im_end|>"]
@@ -158,7 +158,7 @@ def write_chat_checkpoint(directory: Path, **save: Any) -> GPT2LMHeadModel:
 
 
 def check_chat(peer: GPT2LMHeadModel, directory: Path) -> None:
-    """Ids, logits and ends in our model directory are those that `transformers` has in its own."""
+    """Token ids, logits and end tokens are the same as in `transformers`."""
     text = "<|im_start|>user\nHi [PAD]<|im_end|>\n"
     theirs = AutoTokenizer.from_pretrained(directory)
     model = weights.load(MODEL_DIRECTORY)
@@ -178,7 +178,7 @@ def check_chat(peer: GPT2LMHeadModel, directory: Path) -> None:
 
 
 def check_after_finetuning(directory: Path) -> None:
-    """What `finetune` saves of a model has the tokenizer of its base, to us and to others."""
+    """A finetuned model keeps the tokenizer of its base, here and in `transformers`."""
     model = weights.load(MODEL_DIRECTORY)
     tokenizer = weights.load_tokenizer(MODEL_DIRECTORY, model)
     facts = {"tokenizer": tokenizer.fingerprint}
@@ -283,7 +283,7 @@ def test_a_wrong_file_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         WEIGHTS.write_bytes(wrong)
         with hub(monkeypatch, stated=lambda self, path: right):
             refused(f"sha256 is {files.sha256(WEIGHTS)}, expected {right}", **HUB)
-        with hub(monkeypatch):  # what a hub states about itself is of no help here
+        with hub(monkeypatch):  # the digest in the parameters counts, not the hub's
             refused(f"expected {right}", **HUB, sha256=right)
     shutil.copyfile(MODEL_DIRECTORY / "model.safetensors", WEIGHTS)
     check_fidelity(peer, WEIGHTS.parent)
@@ -293,7 +293,7 @@ def test_openais_sizes_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     for size, release in RELEASES.items():
         write_checkpoint(Path("served", release.repository))
         with hub(monkeypatch, revision=release.revision):
-            # the vocabulary is another one, too, and comes first
+            # the vocabulary also differs, and is checked first
             refused("vocab.json: sha256 is ", gpt2_tokenizer.FILES["vocab.json"].sha256, size=size)
         with hub(monkeypatch) as requests:
             refused(f"resolve/{release.revision}/config.json: could not be", size=size)
@@ -330,7 +330,7 @@ def test_the_tokenizer_must_fit_the_model() -> None:
     write_checkpoint(Path("own"))
     write_model(Path("own"), vocab_size=301, n_positions=64)
     refused("gpt2_weights: the model has 301 tokens, its tokenizer 300", **OWN)
-    write_model(Path("own"), vocab_size=304, n_positions=64)  # filled up
+    write_model(Path("own"), vocab_size=304, n_positions=64)  # padded
     assert run(**OWN).exit_code == 0
 
 

@@ -1,4 +1,4 @@
-"""The whole stage with a real, if random, judge: results, refusals, and a kill in the middle."""
+"""The whole stage with a real judge of random weights: results, errors and kills."""
 
 import csv
 import json
@@ -245,7 +245,7 @@ def test_kill_9_of_the_server_and_of_the_stage_and_again(place, concurrency):
         with subprocess.Popen(command, env=environment) as stage:
             wait_for(20, stage)
             stage.kill()
-        # Of what the server had answered, only what was in flight is lost.
+        # Of the answered prompts, only those in flight are lost.
         assert (
             0 <= len(served.read_text(encoding="utf-8").splitlines()) - len(lines()) <= concurrency
         )
@@ -369,7 +369,7 @@ def test_just_as_many_as_allowed_may_have_no_score(place, max_invalid, code):
         assert result.exit_code == code, result.output
         if code:
             assert "2 of 36 judgements have no score (1 invalid, 1 error)" in result.output
-            # What failed is asked again, and nothing else.
+            # Only the failed prompt is asked again.
             asked = len(server.requests)
             assert evaluate().exit_code == 0
             assert len(server.requests) - asked == 1

@@ -1,4 +1,4 @@
-"""A model with everything that ours lack goes through the stages, to `transformers` and back."""
+"""A checkpoint with every feature that our models lack, through the stages and `transformers`."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ WORDS = ("ab", "cd", "ef", "gh")
 
 
 def write_own(directory: Path) -> None:
-    """A tokenizer trained anew, with chat markers, one of which ends a text; a padded vocabulary,
-    another width, exact GELU, an output layer of its own; in shards."""
+    """A sharded checkpoint: a new tokenizer, chat markers (one ends a text), a padded vocabulary,
+    another MLP width, exact GELU and an untied output layer."""
     old = Path("old")
     old.mkdir()
     texts = [prompt("Say ab.", "")] * 9

@@ -1,4 +1,4 @@
-"""Metrics against numbers worked out by hand and rouge_score's, and the trivial baselines."""
+"""Metrics compared with worked examples and rouge_score, and the trivial baseline."""
 
 import string
 import unicodedata

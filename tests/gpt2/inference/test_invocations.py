@@ -1,4 +1,4 @@
-"""What is told of a request that is none; that all forms are read, tests/gpt2/test_serving.py."""
+"""Messages about invalid requests. test_serving.py tests all valid forms."""
 
 import json
 

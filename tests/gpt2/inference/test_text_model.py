@@ -1,4 +1,4 @@
-"""A model with its tokenizer: one continuation, several, and those that take too long."""
+"""A text model: one continuation, several, and the deadline."""
 
 import time
 
@@ -27,7 +27,7 @@ def model() -> TextModel:
 
 @pytest.mark.parametrize("text", ["Once", "", "Once upon a time, " * 20])
 def test_several_continuations_are_independent(model: TextModel, text: str) -> None:
-    """More than are written side by side."""
+    """With more texts than are generated side by side."""
     params = ContinuationParams(max_new_tokens=30, temperature=1.0, num_return_sequences=70)
     found = model.continuations(text, params)
     assert len(found) == 70

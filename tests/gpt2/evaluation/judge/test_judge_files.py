@@ -1,4 +1,4 @@
-"""What the download stage fetches for a judge, or only looks for."""
+"""The files that the download stage fetches for a judge, and its check of servers."""
 
 import logging
 
@@ -13,7 +13,7 @@ from tests.gpt2.evaluation.judge.servers import free_port
 
 
 def fetch(section: dict[str, object], place) -> list[str]:
-    """The files that are there afterwards."""
+    """Fetch, and return the names of the files."""
     directory = place / "judge"
     directory.mkdir()
     judge_files.fetch(parse(JudgeParams, section, "judge"), directory, place, place / "cache")

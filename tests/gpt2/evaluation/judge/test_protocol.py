@@ -1,4 +1,4 @@
-"""Strict reading of replies, and prompts that a response cannot break out of."""
+"""Strict parsing of replies, and prompts that a response cannot break out of."""
 
 import re
 
@@ -199,7 +199,7 @@ def test_a_response_cannot_close_its_fence():
 def test_an_injection_stays_inside_its_fence(response):
     prompt = attack(response)
     fence = fence_of(prompt)
-    assert prompt.count(fence) == 3  # once to announce it
+    assert prompt.count(fence) == 3  # once in the instructions
     before, inside, after = prompt.split(f"\n{fence}\n")
     plain_before, _, plain_after = attack("4").split(f"\n{fence_of(attack('4'))}\n")
     assert before.replace(fence, "") == plain_before.replace(fence_of(attack("4")), "")

@@ -1,4 +1,4 @@
-"""Finished judgements survive errors, damage and kill -9, and none is asked for twice."""
+"""Finished judgements survive errors, damage and kill -9, and no prompt is sent twice."""
 
 import json
 import signal

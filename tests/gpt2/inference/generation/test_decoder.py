@@ -1,4 +1,4 @@
-"""The decoder against the model: same logits, shared parameters, and no synchronisation."""
+"""The decoder compared with the model: logits, shared parameters, no synchronisation."""
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ def peer() -> GPT2LMHeadModel:
             eos_token_id=END,
         )
     )  # fmt: skip
-    for parameter in peer.parameters():  # large weights: the model has opinions, and few near-ties
+    for parameter in peer.parameters():  # large weights: clear preferences, few near-ties
         torch.nn.init.normal_(parameter, std=0.5)
     return peer.eval()
 
@@ -58,7 +58,7 @@ def prompts() -> list[list[int]]:
 
 
 def long_prompts() -> list[list[int]]:
-    """Shorter than the context by more and by less, as long, and longer."""
+    """Prompts shorter than the context, as long, and longer."""
     generator = torch.Generator().manual_seed(3)
     lengths = (3, 25, 38, 39, 40, 41, 55, 130)
     return [torch.randint(60, (n,), generator=generator).tolist() for n in lengths]
@@ -83,7 +83,7 @@ def peers_answer(
 def plain_loop(
     peer: GPT2LMHeadModel, ids: list[int], new: int, end: int, processors: LogitsProcessorList
 ) -> list[int]:
-    """The tutorial's: the whole window at each token."""
+    """The tutorial's loop: a pass over the whole window for each token."""
     text = torch.tensor([ids])
     for _ in range(new):
         logits = peer(text[:, -CONFIG.context_length :]).logits[:, -1]
@@ -109,7 +109,7 @@ def test_greedy_equals_transformers(peer, model, batch_size, end, penalty):
 @pytest.mark.parametrize("end", [NEVER, 5])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_beyond_the_context_the_window_slides(peer, model, batch_size, end, penalty):
-    """Rows reach the limit at different times, some at once, and beside others that do not."""
+    """Rows reach the limit at different times, some at the start, and some never."""
     sampling = SamplingParams(max_new_tokens=30, repetition_penalty=penalty)
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)])
     ours = generate(model, long_prompts(), sampling, end, RUNTIME, batch_size)

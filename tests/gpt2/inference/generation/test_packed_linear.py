@@ -1,4 +1,4 @@
-"""A packed linear layer against the plain one, in every dtype."""
+"""Packed linear layers compared with plain ones, in every dtype."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The choice of the next token against the processors of transformers, and at its extremes."""
+"""Sampling compared with the logits processors of transformers, and at its extremes."""
 
 import math
 from typing import Any
@@ -50,7 +50,7 @@ def params(**chain: Any) -> SamplingParams:
 
 
 def rows(scale: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[list[int]]]:
-    """Logits of four texts, and the texts, all of one length, in which tokens occur repeatedly."""
+    """Logits of four texts, and the texts, of equal length and with repeated tokens."""
     generator = torch.Generator().manual_seed(3)
     logits = (torch.randn(4, V, generator=generator) * scale).to(dtype)
     return logits, torch.randint(V, (4, 40), generator=generator).tolist()

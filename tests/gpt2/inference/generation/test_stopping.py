@@ -1,4 +1,4 @@
-"""Strings that end a text, against `transformers` on the same tokens."""
+"""Stop strings compared with `transformers` on the same tokens."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Checkpoints in nanoGPT's and llm.c's layout, written here from models of `transformers`."""
+"""Import of checkpoints in nanoGPT's and llm.c's format, written from models of `transformers`."""
 
 import struct
 from pathlib import Path
@@ -36,7 +36,7 @@ def peer_model(directory: Path, **config: object) -> GPT2LMHeadModel:
 
 
 def linear(peer: GPT2LMHeadModel) -> dict[str, Tensor]:
-    """Its tensors under the same names, the matrices as `nn.Linear` has them."""
+    """Its tensors under the same names, with matrices in the orientation of `nn.Linear`."""
     return {
         name: tensor.t().contiguous() if name.endswith(MATRICES) else tensor
         for name, tensor in peer.state_dict().items()
@@ -46,7 +46,7 @@ def linear(peer: GPT2LMHeadModel) -> dict[str, Tensor]:
 def write_nanogpt(
     path: Path, state: dict[str, Tensor], prefix: str = "_orig_mod.", **args: Any
 ) -> Path:
-    """As nanoGPT's ``train.py`` does it: the optimizer and its own configuration come along."""
+    """Write a checkpoint like nanoGPT's ``train.py``, with optimizer state and configuration."""
     named = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([parameter])
@@ -65,7 +65,7 @@ def write_nanogpt(
 
 
 def write_llmc(path: Path, peer: GPT2LMHeadModel, version: int, padded: int = 384) -> Path:
-    """As llm.c's ``train_gpt2.py`` does it (``write_model``)."""
+    """Write a model like ``write_model`` in llm.c's ``train_gpt2.py``."""
     config, state = peer.config, {n: t for n, t in linear(peer).items() if n != "lm_head.weight"}
     header = np.zeros(256, "<i4")
     shape = (config.n_positions, config.vocab_size, config.n_layer, config.n_head, config.n_embd)
@@ -100,7 +100,7 @@ def refused(checkpoint: Path, tokenizer: Path, *parts: str) -> None:
 
 
 def check(peer: GPT2LMHeadModel, result: Result, output: Path, tolerance: float = 1e-5) -> None:
-    """The imported directory has the peer's logits, read by us and by `transformers`."""
+    """The imported directory has the peer's logits, here and in `transformers`."""
     assert result.exit_code == 0, result.output
     parameters = sum(p.numel() for p in weights.load(output).parameters())
     assert f"{parameters:,} parameters" in result.stderr

@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers that differ from one another, and rate limits of any server."""
+"""Differences between OpenAI-compatible servers, and rate limits of any server."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SCORE = '{"score": 80}'
 
 
 class Server(ThreadingHTTPServer):
-    """A server with one model; its peculiarities are attributes."""
+    """A server with one model. Attributes set how it differs from others."""
 
     daemon_threads = True
 
@@ -31,9 +31,9 @@ class Server(ThreadingHTTPServer):
         self.models = (200, {"data": [{"id": "m"}]})
         self.message: dict[str, object] = {"content": SCORE}
         self.refusals: dict[str, tuple[int, object]] = {}
-        """Status and body for requests that have a parameter."""
+        """Status and body of the answer to requests with a parameter, by its name."""
         self.limits: list[tuple[int, str | None]] = []
-        """Status and ``Retry-After`` of the next requests."""
+        """Status and ``Retry-After`` of the next answers."""
         self.bodies: list[dict[str, object]] = []
         self.times: list[float] = []
 
@@ -162,7 +162,7 @@ def test_a_reasoning_model_of_openai_supports_few_parameters(server, caplog, tmp
     assert judge.options["temperature"] is None
     assert judge.options["seed"] == 123
     assert server.sent[-1] == {"max_completion_tokens", "seed", "response_format"}
-    assert len(server.bodies) == 1 + 3 + 3  # a judge that takes all; three attempts; three prompts
+    assert len(server.bodies) == 1 + 3 + 3  # a judge that gets all; three attempts; three prompts
     assert "Only the default (1) value is supported" in caplog.text
     assert "llama3_eval.temperature is not sent" in caplog.text
     assert cache_key(judge, "x") == cache_key(judge_at(server), "x") != plain
@@ -342,7 +342,7 @@ def test_an_invalid_retry_after_is_ignored(server, retry_after):
 
 
 def test_the_probe_finds_refusals_of_a_proxy(server, monkeypatch):
-    """A gateway in front of the model speaks for it."""
+    """A gateway in front of the server refuses some parameters."""
     for name in ("no_proxy", "NO_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
     server.refusals = {"max_tokens": NEWER_NAME}

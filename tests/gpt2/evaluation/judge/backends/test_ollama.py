@@ -1,4 +1,4 @@
-"""The Ollama judge, by the official client, on a server that speaks Ollama's API and has faults."""
+"""The Ollama judge with the official client, on a fake server that can be made to fail."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_
 from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
 from gpt2.evaluation.judge.verdict_log import cache_key
-from tests.fake_ollama import FakeOllama, alike, serving_ollama
+from tests.fake_ollama import FakeOllama, similarity, serving_ollama
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.injections import INJECTIONS, attack
 from tests.gpt2.evaluation.judge.servers import free_port, running
@@ -42,7 +42,7 @@ def lines_of(path: Path) -> list[str]:
 
 def test_the_request_is_the_documented_one(server):
     judge = judge_at(server)
-    assert judge.judge("How good?") == alike("How good?")
+    assert judge.judge("How good?") == similarity("How good?")
     (body,) = server.requests
     assert body == {
         "model": "llama3",
@@ -132,7 +132,7 @@ def test_a_server_that_fails_at_every_prompt_ends_the_run(server, tmp_path, faul
 
 def test_a_busy_or_dying_server_is_asked_again(server):
     server.faults = ["busy", "die", "cut"]
-    assert judge_at(server, patience=5.0).judge("x") == alike("x")
+    assert judge_at(server, patience=5.0).judge("x") == similarity("x")
     assert len(server.requests) == 4
 
 
@@ -187,7 +187,7 @@ def test_a_missing_server_is_named(tmp_path):
 
 
 class Odd(QuietHandler):
-    """Has the model, but its replies are not even HTTP as it says."""
+    """Has the model, but its HTTP replies are malformed."""
 
     def do_GET(self) -> None:
         tag = {"model": "llama3", "digest": "ab", "version": "1"}
@@ -261,4 +261,6 @@ def test_kill_9_of_the_server_in_the_middle_and_again(tmp_path):
     assert not again & finished
     assert len(again) + len(finished) == 120
     assert counts(resumed) == {"n_total": 120, "scored": 120, "invalid": 0, "error": 0}
-    assert [judgement.reply for judgement in resumed] == [alike(task.prompt) for task in tasks(120)]
+    assert [judgement.reply for judgement in resumed] == [
+        similarity(task.prompt) for task in tasks(120)
+    ]

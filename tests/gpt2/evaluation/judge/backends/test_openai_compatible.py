@@ -1,4 +1,4 @@
-"""The OpenAI-compatible judge, by the official client, on llama.cpp's own HTTP server."""
+"""The OpenAI-compatible judge with the official client, on llama.cpp's own HTTP server."""
 
 import json
 import urllib.request
@@ -98,7 +98,7 @@ def test_the_key_is_sent_and_never_shown(tiny_model, tmp_path, monkeypatch):
 
 
 class Chatty(QuietHandler):
-    """A server that knows one model, and repeats the key and the request in its errors."""
+    """A server with one model that repeats the API key and the request in its errors."""
 
     bodies: list[dict[str, object]] = []  # noqa: RUF012
 
@@ -192,7 +192,7 @@ def test_the_server_does_read_control_tokens_in_a_text(address):
 
 
 def control_tokens(address: str, text: str) -> list[str]:
-    """Those that llama.cpp sees in a text of a message."""
+    """The control tokens that llama.cpp finds in the text of a message."""
     request = urllib.request.Request(
         address.removesuffix("v1") + "tokenize",
         json.dumps({"content": text, "parse_special": True}).encode(),

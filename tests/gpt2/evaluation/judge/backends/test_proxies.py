@@ -1,4 +1,4 @@
-"""Judges behind a server, with a proxy in the environment: all requests go one way."""
+"""Judges behind a server, with a proxy in the environment: all requests use the same route."""
 
 import json
 import os
@@ -11,24 +11,24 @@ from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.backends.openai_compatible import OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import Judge, JudgeGone
-from tests.fake_ollama import alike, serving_ollama
+from tests.fake_ollama import similarity, serving_ollama
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.servers import free_port
 from tests.proxy_server import proxying
 
 ELSEWHERE = "http://judge.example"
-"""A host that nobody but the proxy can reach."""
+"""A host that only the proxy can reach."""
 
 
 class OpenAI(QuietHandler):
-    """Knows one model."""
+    """A server with one model."""
 
     def do_GET(self) -> None:
         self.reply({"data": [{"id": "llama3"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        content = alike(body["messages"][0]["content"])
+        content = similarity(body["messages"][0]["content"])
         self.reply({"choices": [{"message": {"content": content}}]})
 
     def reply(self, value: object) -> None:
@@ -95,7 +95,7 @@ assert os.environ == before
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "ftp://proxy", "http://"])
 def test_a_proxy_does_not_disturb_the_start_of_a_process(kind, server, proxy):
-    """The clients' packages look at the environment when they are imported."""
+    """The clients' packages read the environment at their import."""
     search = os.pathsep.join(sys.path)
     answer = subprocess.run(
         [sys.executable, "-c", ASK, kind, server],
@@ -103,14 +103,14 @@ def test_a_proxy_does_not_disturb_the_start_of_a_process(kind, server, proxy):
         capture_output=True,
         text=True,
     )
-    assert answer.stdout == alike("How good?") + "\n", answer.stderr
+    assert answer.stdout == similarity("How good?") + "\n", answer.stderr
 
 
 def test_a_remote_server_is_reached_only_through_the_proxy(kind, server, monkeypatch):
     with proxying(server) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         judge = judge_at(kind, ELSEWHERE)
-        assert judge.judge("How good?") == alike("How good?")
+        assert judge.judge("How good?") == similarity("How good?")
         assert judge.digest == judge_at(kind, server).digest
     asked = {
         "ollama": ["GET /api/tags", "GET /api/version", "POST /api/chat"],
