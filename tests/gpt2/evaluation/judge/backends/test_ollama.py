@@ -12,7 +12,7 @@ from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_
 from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
 from gpt2.evaluation.judge.verdict_log import cache_key
-from tests.fake_ollama import FakeOllama, similarity, serving_ollama
+from tests.fake_ollama import FakeOllama, serving_ollama, similarity
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.injections import INJECTIONS, attack
 from tests.gpt2.evaluation.judge.servers import free_port, running

@@ -11,7 +11,7 @@ from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.backends.openai_compatible import OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import Judge, JudgeGone
-from tests.fake_ollama import similarity, serving_ollama
+from tests.fake_ollama import serving_ollama, similarity
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.servers import free_port
 from tests.proxy_server import proxying
