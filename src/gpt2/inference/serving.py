@@ -178,7 +178,7 @@ def package(model_dir: Path, output: Path, device: DeviceParams) -> None:
     """
     text_model.load(model_dir, device)
     if output.exists():
-        raise UserError(f"{output}: there already. Name another output, or delete it")
+        raise UserError(f"{output}: exists already. Name another output, or delete it")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         unfinished = Path(temporary, MODEL)

@@ -66,7 +66,7 @@ def import_checkpoint(
         UserError: it cannot be read, is not a GPT-2, or does not fit its tokenizer.
     """
     if output.exists():
-        raise UserError(f"{output}: there already. Name another output, or delete it")
+        raise UserError(f"{output}: exists already. Name another output, or delete it")
     checkpoint = _read(path, gelu)
     with files.writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)

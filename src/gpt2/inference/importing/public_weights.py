@@ -99,7 +99,7 @@ def download(params: Gpt2WeightsParams, directory: Path, cache: Path) -> dict[st
         for name in (*VOCABULARY, *TOKENIZER):
             with suppress(AbsentError):
                 fetch([name], {})
-    take_tokenizer(directory, directory)
+    _write_tokenizer(directory, directory)
     fetch(parts, digests)
     if parts != [WEIGHTS]:
         from gpt2.model import weights
@@ -141,7 +141,7 @@ def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, An
     if (source / files.MANIFEST).is_file():
         files.read_manifest(source)
     shutil.copyfile(source / CONFIG, directory / CONFIG)
-    take_tokenizer(source, directory)
+    _write_tokenizer(source, directory)
     weights.copy_whole(source, directory)
     if params.sha256:
         where = f"gpt2_weights.sha256: {source / WEIGHTS}"
@@ -170,7 +170,7 @@ def checkpoint(params: Gpt2WeightsParams, root: Path) -> Path:
     return source
 
 
-def take_tokenizer(source: Path, directory: Path) -> None:
+def _write_tokenizer(source: Path, directory: Path) -> None:
     """Write the tokenizer in ``source`` and its end-of-text token in the format of this package."""
     from gpt2.model import weights
     from gpt2.model.config_file import stated_end

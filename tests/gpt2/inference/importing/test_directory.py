@@ -187,7 +187,7 @@ def test_an_imported_model_goes_through_the_commands(tokenizer: Path, tmp_path: 
         [i for i in continued[0, ids.shape[1] :].tolist() if i != VOCABULARY - 1]
     )
     again = run(tmp_path / "model.bin", tokenizer)
-    assert (again.exit_code, "there already" in again.stderr) == (1, True)
+    assert (again.exit_code, "exists already" in again.stderr) == (1, True)
 
 
 def test_an_invalid_nanogpt_checkpoint_is_named(tokenizer: Path, tmp_path: Path) -> None:
