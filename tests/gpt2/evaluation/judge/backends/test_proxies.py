@@ -86,7 +86,7 @@ def test_a_local_server_is_reached_without_a_proxy(kind, server, monkeypatch, va
 
 ASK = """
 import os, sys
-from tests.gpt2.evaluation.judge.test_proxies import judge_at
+from tests.gpt2.evaluation.judge.backends.test_proxies import judge_at
 before = dict(os.environ)
 print(judge_at(*sys.argv[1:]).judge("How good?"))
 assert os.environ == before
