@@ -20,8 +20,8 @@ import torch
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record, take_turns
 from gpt2.core.device import DeviceParams, Runtime, choose_runtime, dtype_name
-from gpt2.inference.generation import generate, stream
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate, stream
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.weights import to_openai

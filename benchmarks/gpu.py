@@ -33,8 +33,8 @@ from benchmarks.peers import GPT, hugging_face_is_here, training
 from gpt2.core.device import DeviceParams, Runtime, choose_runtime, dtype_name
 from gpt2.data.batch import Batch
 from gpt2.data.instructions import Example, collate
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.tracking import NullTracker

@@ -17,7 +17,7 @@ from gpt2.data.instructions import (
     load_records,
     prompt,
 )
-from gpt2.inference.generation import generate
+from gpt2.inference.generation.loop import generate
 from gpt2.model import weights
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
 from gpt2.pipeline.training_stage import report

@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from gpt2.core import files
 from gpt2.core.device import choose_runtime
 from gpt2.data.instructions import load_records
-from gpt2.evaluation.responses import choose_records, length_figure, plot, score_by_kind
-from gpt2.inference.responses import GenerateResponsesParams, answer
+from gpt2.evaluation.responses import (
+    choose_test_records,
+    length_figure,
+    response_rows,
+    score_by_kind,
+    scores_csv,
+)
+from gpt2.inference.generation.responses import GenerateResponsesParams, answer
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
-
-if TYPE_CHECKING:
-    pass
 
 PLOT = Path("plots/generate_responses.csv")
 
@@ -37,8 +39,9 @@ def main(
         params = run.load(GenerateResponsesParams, "generate_responses")
         digest = files.read_seal(instructions_file)
         records = load_records(instructions_file)
-        asked = choose_records(records, params.max_records, params.seed)
-        run.tracker.tags({"device": str(choose_runtime(params).device)})
+        asked = choose_test_records(records, params.max_records, params.seed)
+        runtime = choose_runtime(params)
+        run.tracker.tags({"device": str(runtime.device)})
         run.tracker.dataset(
             "instructions/test",
             digest=digest,
@@ -47,28 +50,18 @@ def main(
             rows=len(asked),
         )
         run.tracker.begin()
+        models = {"finetuned": finetuned_model_dir, "base": base_model_dir}
         answers = {
-            "finetuned": answer(finetuned_model_dir, asked, params, "finetuned"),
-            "base": answer(base_model_dir, asked, params, "base"),
+            name: answer(directory, asked, params, runtime, params.batch_size, name)
+            for name, directory in models.items()
         }
-
-        rows = [
-            {
-                "id": index,
-                "kind": record.kind,
-                "input": record.input,
-                "reference": record.output,
-                **{model: texts[index] for model, texts in answers.items()},
-                "name": record.name,
-                "instruction": record.instruction,
-            }
-            for index, record in enumerate(asked)
-        ]
         by_kind = score_by_kind(records, asked, answers)
+
+        rows = response_rows(asked, answers)
         with files.new_directory(responses_dir, {"params": params.model_dump()}) as new:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             files.write_text(new / "responses.jsonl", "".join(lines))
-        files.write_text(PLOT, plot(by_kind))
+        files.write_text(PLOT, scores_csv(by_kind))
         run.tracker.table(rows, "responses.json")
         texts = {"reference": [record.output for record in asked], **answers}
         run.tracker.figure(length_figure(texts), "response_lengths.png")

@@ -22,7 +22,7 @@ from gpt2.data.sources.local_files import OUTPUTS, FileCorpus, FileInstructions,
 from gpt2.data.sources.sections import CorpusParams, InstructionsParams
 from gpt2.evaluation.judge import judge_files
 from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams
-from gpt2.model.public_weights import Gpt2WeightsParams, checkpoint
+from gpt2.inference.importing.public_weights import Gpt2WeightsParams, checkpoint
 from gpt2.pipeline.stage import EXAMPLES, as_program, framed
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
-"""A server that speaks Ollama's documented API (docs/api.md, server/routes.go), without a model.
+"""A server with Ollama's documented API (docs/api.md, server/routes.go), without a model.
 
-Its replies follow a rule: how alike the answer and the reference of a prompt are. As a process of
-its own, on the port that a client expects:
+It scores by a rule: the similarity of a prompt's answer and reference. To run it as a process, on
+the port that clients expect:
 
     python -m tests.fake_ollama --port 11434 --model llama3
 """
@@ -32,7 +32,7 @@ REPLIES = {
     "reasoned": "<think>Equal.</think>80.0",
     "unfinished": "<think>Equal, so 100",
 }
-"""Faults in what the model says, and forms of a score that are none."""
+"""Replies of the model that are faulty, or unusual forms of a score."""
 FAULTS = (
     *("missing", "busy", "crash", "hang", "die", "cut", "error_in_200", "garbage", "old"),
     *REPLIES,
@@ -40,8 +40,8 @@ FAULTS = (
 """All faults of an answer to ``/api/chat``; "old" servers do not know ``truncate``."""
 
 
-def alike(prompt: str) -> str:
-    """A score by how alike answer and reference are; by a hash if it is no prompt of ours."""
+def similarity(prompt: str) -> str:
+    """A score for the similarity of answer and reference; for any other prompt, from a hash."""
     if match := ANSWER.search(prompt):
         ratio = SequenceMatcher(None, match[1], match[3], autojunk=False).ratio()
         return json.dumps({"score": round(100 * ratio)})
@@ -49,7 +49,7 @@ def alike(prompt: str) -> str:
 
 
 class FakeOllama(ThreadingHTTPServer):
-    """A running server, with what it was asked in ``requests`` and ``served``."""
+    """A running server that records its requests in ``requests`` and ``served``."""
 
     daemon_threads = True
 
@@ -58,7 +58,7 @@ class FakeOllama(ThreadingHTTPServer):
         port: int = 0,
         model: str = "llama3",
         version: str = "0.13.5",
-        rule: Callable[[str], str] = alike,
+        rule: Callable[[str], str] = similarity,
         delay: float = 0.0,
         queue: int = 512,
         served: Path | None = None,
@@ -68,14 +68,14 @@ class FakeOllama(ThreadingHTTPServer):
         self.digest = hashlib.sha256(self.model.encode()).hexdigest()
         self.version, self.rule, self.delay, self.queue = version, rule, delay, queue
         self.served = served
-        """File that gets each prompt, a JSON string a line, just before its reply is sent."""
+        """File with a JSON string per line: each prompt, written just before its reply is sent."""
         self.faults: list[str] = []
-        """Of the next requests to ``/api/chat``."""
+        """Faults of the next requests to ``/api/chat``."""
         self.requests: list[dict[str, Any]] = []
         """Bodies of the requests to ``/api/chat``."""
         self.waiting = 0
         self.lock = threading.Lock()
-        self.runner = threading.Lock()  # OLLAMA_NUM_PARALLEL is 1.
+        self.runner = threading.Lock()  # as with OLLAMA_NUM_PARALLEL=1
 
     @property
     def address(self) -> str:
@@ -84,7 +84,7 @@ class FakeOllama(ThreadingHTTPServer):
 
 @contextmanager
 def serving_ollama(**settings: Any) -> Iterator[FakeOllama]:
-    """A server in this process, as long as the block runs."""
+    """Run a server in this process while the block runs."""
     with FakeOllama(**settings) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
@@ -231,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _tokens(text: str) -> list[str]:
-    """Words, spaces and signs: about as many as a model's tokens."""
+    """Words, spaces and punctuation: about as many as a model's tokens."""
     return re.findall(r"\w+|\s+|[^\w\s]", text)
 
 

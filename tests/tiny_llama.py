@@ -1,7 +1,7 @@
 """A random Llama of 116 kB in one GGUF file: a real model for llama.cpp, without a download.
 
-Layout: github.com/ggml-org/ggml, docs/gguf.md. Its judgements mean nothing, yet under a grammar
-each is a valid one, and the same prompt always gets the same one.
+File format: github.com/ggml-org/ggml, docs/gguf.md. Its judgements are meaningless. But a grammar
+makes each of them valid, and the same prompt always gets the same one.
 """
 
 import struct
@@ -30,7 +30,7 @@ VOCABULARY = [
 
 
 def write_tiny_llama(path: Path, seed: int = 0) -> None:
-    """Write the model; another seed gives another judge, with another digest."""
+    """Write the model. Another seed gives another model, with another digest."""
     tensors = _tensors(np.random.default_rng(seed))
     fields: dict[str, object] = {
         "general.architecture": "llama",
@@ -71,7 +71,7 @@ def _tensors(random: np.random.Generator) -> dict[str, np.ndarray]:
     for layer in range(LAYERS):
         block = {
             "attn_norm": norm,
-            # Gains: sharp attention that weighs as much as the last token, so replies vary.
+            # Gains: sharp attention with as much weight as the last token, so that replies vary.
             "attn_q": matrix(WIDTH, WIDTH, gain=3),
             "attn_k": matrix(WIDTH, WIDTH, gain=3),
             "attn_v": matrix(WIDTH, WIDTH),
@@ -96,7 +96,7 @@ def _tensor_table(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _value(value: object) -> bytes:
-    """A metadata value behind the number of its type."""
+    """A metadata value, preceded by the number of its type."""
     match value:
         case int():
             return struct.pack("<II", 4, value)

@@ -1,4 +1,4 @@
-"""Checkpoints of ``transformers`` go through the whole stage, from a hub on this machine."""
+"""The whole stage with checkpoints of ``transformers``, from a hub on this machine."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from gpt2.core.files import read_json, read_manifest
 from gpt2.data.sources import gpt2_tokenizer
 from gpt2.data.sources.hub import RELEASES
 from gpt2.data.tokenizer.bpe import Tokenizer
-from gpt2.inference.text_model import PROMPT
+from gpt2.inference.verification import PROMPT
 from gpt2.model import weights
 from scripts.deps import ROOT
 from stages.download_gpt2_weights import main
@@ -42,14 +42,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody reaches the real one
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the real hub is never used
 
 
 @contextmanager
 def hub(
     monkeypatch: pytest.MonkeyPatch, base: type[RangeHandler] = HubHandler, **attributes: Any
 ) -> Iterator[list[tuple[str, str, str | None]]]:
-    """A hub on this machine; gives the list of what it was asked."""
+    """A hub on this machine; yields the list of its requests."""
     handler = recording(base, **{"revision": REVISION, **attributes})
     with serving(Path("served"), handler) as server:
         monkeypatch.setenv("HF_ENDPOINT", server)
@@ -62,7 +62,7 @@ def run(**params: Any) -> Result:
 
 
 def refused(*parts: str, **params: Any) -> None:
-    """The stage says all ``parts`` and leaves the model directory as it was."""
+    """The stage's error has all ``parts``, and the model directory is unchanged."""
     before = read_manifest(MODEL_DIRECTORY) if MODEL_DIRECTORY.exists() else None
     result = run(**params)
     assert result.exit_code == 1, result.output
@@ -75,7 +75,7 @@ def refused(*parts: str, **params: Any) -> None:
 
 
 def check_fidelity(peer: GPT2LMHeadModel, tokenizer_directory: Path) -> dict[str, Any]:
-    """What the stage wrote is a model directory that both sides read alike; gives the metrics."""
+    """The output is the same model here and in `transformers`; returns the metrics."""
     read_manifest(MODEL_DIRECTORY)
     metrics = read_json(Path("metrics/download_gpt2_weights.json"))
     theirs = AutoModelForCausalLM.from_pretrained(MODEL_DIRECTORY)
@@ -98,7 +98,7 @@ def check_fidelity(peer: GPT2LMHeadModel, tokenizer_directory: Path) -> dict[str
 
 @pytest.mark.parametrize("n_head", [1, 2, 4])
 @pytest.mark.parametrize("n_embd", [8, 16, 24])
-def test_a_checkpoint_of_the_hub_goes_through_whole(
+def test_a_checkpoint_of_the_hub_is_downloaded_unchanged(
     monkeypatch: pytest.MonkeyPatch, n_head: int, n_embd: int
 ) -> None:
     peer = write_checkpoint(Path("served", REPOSITORY), n_head=n_head, n_embd=n_embd)
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_the_hub_goes_through_whole(
 
 
 @pytest.mark.parametrize("write", [write_checkpoint, write_newer_checkpoint])
-def test_a_checkpoint_on_this_machine_goes_through_whole(write: Any) -> None:
+def test_a_checkpoint_on_this_machine_is_copied_unchanged(write: Any) -> None:
     peer = write(Path("own"))
     result = run(**OWN)
     assert result.exit_code == 0, result.output
@@ -141,7 +141,7 @@ def test_a_checkpoint_on_this_machine_goes_through_whole(write: Any) -> None:
 
 
 def write_chat_checkpoint(directory: Path, **save: Any) -> GPT2LMHeadModel:
-    """With a token for padding and chat markers, one of which ends a text; the usual recipe."""
+    """A checkpoint with a padding token and chat markers, one of which ends a text."""
     peer = write_checkpoint(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     markers = ["<|im_start|>", "<|im_end|>"]
@@ -158,7 +158,7 @@ def write_chat_checkpoint(directory: Path, **save: Any) -> GPT2LMHeadModel:
 
 
 def check_chat(peer: GPT2LMHeadModel, directory: Path) -> None:
-    """Ids, logits and ends in our model directory are those that `transformers` has in its own."""
+    """Token ids, logits and end tokens are the same as in `transformers`."""
     text = "<|im_start|>user\nHi [PAD]<|im_end|>\n"
     theirs = AutoTokenizer.from_pretrained(directory)
     model = weights.load(MODEL_DIRECTORY)
@@ -178,7 +178,7 @@ def check_chat(peer: GPT2LMHeadModel, directory: Path) -> None:
 
 
 def check_after_finetuning(directory: Path) -> None:
-    """What `finetune` saves of a model has the tokenizer of its base, to us and to others."""
+    """A finetuned model keeps the tokenizer of its base, here and in `transformers`."""
     model = weights.load(MODEL_DIRECTORY)
     tokenizer = weights.load_tokenizer(MODEL_DIRECTORY, model)
     facts = {"tokenizer": tokenizer.fingerprint}
@@ -192,7 +192,7 @@ def check_after_finetuning(directory: Path) -> None:
     assert ends.eos_token_id == ids[-1]
 
 
-def test_added_tokens_and_shards_on_this_machine_go_through_whole() -> None:
+def test_added_tokens_and_shards_on_this_machine_are_copied() -> None:
     peer = write_chat_checkpoint(Path("own"), max_shard_size="20KB")
     assert Path("own/model.safetensors.index.json").is_file()
     result = run(**OWN)
@@ -205,7 +205,7 @@ def test_added_tokens_and_shards_on_this_machine_go_through_whole() -> None:
     }
 
 
-def test_added_tokens_and_shards_of_the_hub_go_through_whole(
+def test_added_tokens_and_shards_of_the_hub_are_downloaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served = Path("served", REPOSITORY)
@@ -219,14 +219,14 @@ def test_added_tokens_and_shards_of_the_hub_go_through_whole(
         refused("-of-", "expected " + "0" * 64, **HUB)
 
 
-def test_no_model_is_wanted() -> None:
+def test_no_model_is_needed() -> None:
     result = run(size="none", source="hub", repository=None, path=None, mirrors=[])
     assert result.exit_code == 0, result.output
     assert read_manifest(MODEL_DIRECTORY) == {"size": "none", "files": {}}
     assert read_json(Path("metrics/download_gpt2_weights.json")) == {"size": "none"}
 
 
-def test_without_a_model_nobody_waits_for_pytorch() -> None:
+def test_without_a_model_pytorch_is_not_imported() -> None:
     Path("params.yaml").write_text("gpt2_weights: {size: none}\n", encoding="utf-8")
     arguments = ["stages.download_gpt2_weights", "--model-dir", str(MODEL_DIRECTORY)]
     process = subprocess.run(
@@ -241,7 +241,7 @@ def test_without_a_model_nobody_waits_for_pytorch() -> None:
     assert "torch" not in process.stderr
 
 
-def test_a_cut_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     class CutOnceHandler(HubHandler):
         def body(self, content: bytes) -> None:
             first = self.path.endswith(".safetensors") and len(content) == WEIGHTS.stat().st_size
@@ -256,7 +256,7 @@ def test_a_cut_download_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     check_fidelity(peer, WEIGHTS.parent)
 
 
-def test_the_mirror_delivers_what_the_hub_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mirror_is_used_when_the_hub_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = write_checkpoint(Path("served", REPOSITORY))
     Path("empty").mkdir()
     mirror = recording(HubHandler, revision=REVISION)
@@ -267,7 +267,7 @@ def test_the_mirror_delivers_what_the_hub_does_not(monkeypatch: pytest.MonkeyPat
     check_fidelity(peer, WEIGHTS.parent)
 
 
-def test_a_wrong_file_never_comes_into_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_file_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = write_checkpoint(Path("served", REPOSITORY))
     right = files.sha256(WEIGHTS)
     with hub(monkeypatch):
@@ -283,7 +283,7 @@ def test_a_wrong_file_never_comes_into_place(monkeypatch: pytest.MonkeyPatch) ->
         WEIGHTS.write_bytes(wrong)
         with hub(monkeypatch, stated=lambda self, path: right):
             refused(f"sha256 is {files.sha256(WEIGHTS)}, expected {right}", **HUB)
-        with hub(monkeypatch):  # what a hub states about itself is of no help here
+        with hub(monkeypatch):  # the digest in the parameters counts, not the hub's
             refused(f"expected {right}", **HUB, sha256=right)
     shutil.copyfile(MODEL_DIRECTORY / "model.safetensors", WEIGHTS)
     check_fidelity(peer, WEIGHTS.parent)
@@ -293,7 +293,7 @@ def test_openais_sizes_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     for size, release in RELEASES.items():
         write_checkpoint(Path("served", release.repository))
         with hub(monkeypatch, revision=release.revision):
-            # the vocabulary is another one, too, and comes first
+            # the vocabulary also differs, and is checked first
             refused("vocab.json: sha256 is ", gpt2_tokenizer.FILES["vocab.json"].sha256, size=size)
         with hub(monkeypatch) as requests:
             refused(f"resolve/{release.revision}/config.json: could not be", size=size)
@@ -326,15 +326,15 @@ def test_our_own_directory_is_checked_against_its_manifest() -> None:
     refused("ours: damaged", "config.json", **{**OWN, "path": "ours"})
 
 
-def test_the_tokenizer_must_be_the_models() -> None:
+def test_the_tokenizer_must_fit_the_model() -> None:
     write_checkpoint(Path("own"))
     write_model(Path("own"), vocab_size=301, n_positions=64)
     refused("gpt2_weights: the model has 301 tokens, its tokenizer 300", **OWN)
-    write_model(Path("own"), vocab_size=304, n_positions=64)  # filled up
+    write_model(Path("own"), vocab_size=304, n_positions=64)  # padded
     assert run(**OWN).exit_code == 0
 
 
-def test_a_tensor_too_many_is_named() -> None:
+def test_an_unexpected_tensor_is_named() -> None:
     write_checkpoint(Path("own"))
     tensors = load_file("own/model.safetensors")
     save_file({**tensors, "score.weight": torch.ones(2)}, "own/model.safetensors")
@@ -364,7 +364,7 @@ def test_keys_that_do_not_go_together_are_named(params: dict[str, Any], message:
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_a_checkpoint_of_the_real_shape_goes_through_whole(
+def test_a_checkpoint_of_the_real_shape_is_downloaded_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     release = RELEASES["124M"]

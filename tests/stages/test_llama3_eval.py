@@ -1,4 +1,4 @@
-"""The whole stage with a real, if random, judge: results, refusals, and a kill in the middle."""
+"""The whole stage with a real judge of random weights: results, errors and kills."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ def evaluate() -> Result:
     return CliRunner().invoke(main, ARGUMENTS)
 
 
-def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
+def test_results_add_up_and_a_useless_judge_is_not_trusted(place):
     result = evaluate()
     assert result.exit_code == 0, result.output
     metrics = files.read_json(Path("metrics/llama3_eval.json"))
@@ -97,7 +97,7 @@ def test_results_add_up_and_an_untrustworthy_judge_is_called_so(place):
     assert not list(Path("data/runs/llama3-eval").glob("*.jsonl"))
 
 
-def test_a_lower_bar_makes_the_same_judge_trusted(place):
+def test_with_a_lower_limit_the_same_judge_is_trusted(place):
     set_params(place, min_control_auc=0.0)
     result = evaluate()
     assert files.read_json(Path("metrics/llama3_eval.json"))["trusted"] is True
@@ -213,7 +213,7 @@ def test_a_model_behind_openais_protocol_judges(place):
     assert {row["judge"] for row in judged()} == {manifest["judge"]}
 
 
-def test_a_judge_that_is_not_there_or_unknown_is_named(place):
+def test_an_unreachable_or_unknown_judge_is_named(place):
     set_judge(place, backend="ollama", host=f"127.0.0.1:{free_port()}")
     assert "Start it: ollama serve" in evaluate().output
     with serving_ollama(model="phi3") as server:
@@ -245,7 +245,7 @@ def test_kill_9_of_the_server_and_of_the_stage_and_again(place, concurrency):
         with subprocess.Popen(command, env=environment) as stage:
             wait_for(20, stage)
             stage.kill()
-        # Of what the server had answered, only what was in flight is lost.
+        # Of the answered prompts, only those in flight are lost.
         assert (
             0 <= len(served.read_text(encoding="utf-8").splitlines()) - len(lines()) <= concurrency
         )
@@ -369,14 +369,14 @@ def test_just_as_many_as_allowed_may_have_no_score(place, max_invalid, code):
         assert result.exit_code == code, result.output
         if code:
             assert "2 of 36 judgements have no score (1 invalid, 1 error)" in result.output
-            # What failed is asked again, and nothing else.
+            # Only the failed prompt is asked again.
             asked = len(server.requests)
             assert evaluate().exit_code == 0
             assert len(server.requests) - asked == 1
             assert {row["status"] for row in judged()} == {"scored", "invalid"}
 
 
-def test_judgements_that_nobody_goes_on_with_are_cleared_after_a_month(place):
+def test_unfinished_judgements_are_deleted_after_a_month(place):
     logs = Path("data/runs/llama3-eval")
     logs.mkdir(parents=True)
     for name, days in {"recent": 29, "old": 31}.items():

@@ -1,4 +1,4 @@
-"""A model with everything that ours lack goes through the stages, to `transformers` and back."""
+"""A checkpoint with every feature that our models lack, through the stages and `transformers`."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ WORDS = ("ab", "cd", "ef", "gh")
 
 
 def write_own(directory: Path) -> None:
-    """A tokenizer trained anew, with chat markers, one of which ends a text; a padded vocabulary,
-    another width, exact GELU, an output layer of its own; in shards."""
+    """A sharded checkpoint: a new tokenizer, chat markers (one ends a text), a padded vocabulary,
+    another MLP width, exact GELU and an untied output layer."""
     old = Path("old")
     old.mkdir()
     texts = [prompt("Say ab.", "")] * 9
@@ -49,7 +49,7 @@ def run(stage: Command, **paths: object) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_a_model_of_others_is_downloaded_finetuned_and_asked(
+def test_a_model_from_elsewhere_is_downloaded_finetuned_and_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,1 +1,1 @@
-"""Answers become scores: text metrics and a language model as judge."""
+"""Scores for responses: text metrics, and a language model as judge."""

@@ -1,4 +1,7 @@
-"""Which test records are answered, and how close the answers come to the references."""
+"""Automatic evaluation of responses: the test records to answer, scores by kind, and their plots.
+
+The scores compare each response with its reference; `judge` has a language model grade them.
+"""
 
 import csv
 import io
@@ -16,13 +19,13 @@ if TYPE_CHECKING:
 PLOTTED = ("chrf", "rouge_l", "exact_match")
 
 
-def choose_records(
+def choose_test_records(
     records: Sequence[InstructionRecord], max_records: int | None, seed: int
 ) -> list[InstructionRecord]:
-    """The test records, at most ``max_records`` of each kind, drawn by a hash.
+    """The test records, at most ``max_records`` of each kind, sampled by hash.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no test record.
     """
     tests = [record for record in records if record.split == "test"]
     chosen: list[InstructionRecord] = []
@@ -34,12 +37,39 @@ def choose_records(
     return chosen
 
 
+def response_rows(
+    asked: Sequence[InstructionRecord], answers: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """A row for each record: its fields, and its answer by each model."""
+    return [
+        {
+            "id": index,
+            "kind": record.kind,
+            "input": record.input,
+            "reference": record.output,
+            **{model: texts[index] for model, texts in answers.items()},
+            "name": record.name,
+            "instruction": record.instruction,
+        }
+        for index, record in enumerate(asked)
+    ]
+
+
 def score_by_kind(
     records: Sequence[InstructionRecord],
     asked: Sequence[InstructionRecord],
-    answers: dict[str, list[str]],
+    answers: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of each kind of instruction, for both models and the trivial baselines."""
+    """Scores for each kind of record, of the models and of trivial baselines.
+
+    Args:
+        records: all records; the baseline ``most_frequent`` uses those of the train split.
+        asked: the test records that were answered.
+        answers: for each model, its answers to ``asked``.
+
+    Returns:
+        for each kind, ``n`` and the scores of each answerer.
+    """
     table: dict[str, dict[str, Any]] = {}
     for kind in sorted({record.kind for record in asked}):
         rows = [i for i, record in enumerate(asked) if record.kind == kind]
@@ -55,8 +85,8 @@ def score_by_kind(
     return table
 
 
-def plot(by_kind: dict[str, dict[str, Any]]) -> str:
-    """The scores as CSV, a line for each kind and answerer."""
+def scores_csv(by_kind: Mapping[str, Mapping[str, Any]]) -> str:
+    """The result of `score_by_kind` as CSV, a line for each kind and answerer."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["kind", "answerer", *PLOTTED])
@@ -68,7 +98,7 @@ def plot(by_kind: dict[str, dict[str, Any]]) -> str:
 
 
 def length_figure(answers: Mapping[str, Sequence[str]]) -> "Figure":
-    """How long the texts of each answerer are: a histogram, with the longest 1 % cut off."""
+    """Histograms of the lengths of each answerer's texts, without the longest 1 %."""
     from matplotlib.figure import Figure
 
     lengths = {answerer: [len(text) for text in texts] for answerer, texts in answers.items()}

@@ -1,8 +1,8 @@
-"""How close texts are to their references, and the trivial answers that a model has to beat.
+"""Similarity of texts to their references: chrF, ROUGE-L and exact match; a trivial baseline.
 
 chrF: Popović 2015 (sacrebleu's defaults: characters 1 to 6, no words, beta 2). ROUGE-L: Lin 2004.
-All scores are percentages, 0 to 100, of texts in any script; "é" is the same as "e" with an accent
-(NFC).
+All scores are percentages from 0 to 100, for texts in any script. Texts are normalised to NFC
+first: "é" equals "e" with a combining accent.
 """
 
 import unicodedata
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 import regex  # type: ignore[import-untyped]
 
-# Written without spaces between words. LB=SA: Thai, Lao, Khmer, Burmese and their neighbours.
+# Scripts without spaces between words. LB=SA: Thai, Lao, Khmer, Burmese and similar scripts.
 _SPACELESS = (
     r"[[\p{Han}\p{scx=Hira}\p{scx=Kana}\p{Bopo}\p{Yi}\p{Java}\p{Bali}\p{LB=SA}]&&[\p{L}\p{N}]]"
 )
-# Words of letters and digits, their marks and joiners included; \X is a character with its marks.
+# Words of letters and digits with their marks and joiners. \X is a character with its marks.
 _WORDS = rf"(?V1)(?={_SPACELESS})\X|(?:[[\p{{L}}\p{{N}}]--{_SPACELESS}][\p{{M}}\u200c\u200d]*)+"
 _WORDS_AND_SIGNS = rf"{_WORDS}|(?=\S)\X"
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
-    """All metrics of this module by name; ``hypotheses[i]`` answers ``references[i]``.
+    """All metrics of this module, by name. ``hypotheses[i]`` is compared with ``references[i]``.
 
     Raises:
-        ValueError: no pairs, or not as many hypotheses as references.
+        ValueError: no pairs, or unequal numbers of references and hypotheses.
     """
     return {
         "chrf": chrf(references, hypotheses),
@@ -35,7 +35,7 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, flo
 
 
 def chrf(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Corpus chrF: n-gram counts are summed over all pairs first, so long texts weigh more."""
+    """Corpus chrF: n-gram counts are summed over all pairs, so longer texts weigh more."""
     from sacrebleu.metrics.chrf import CHRF
 
     _check_pairs(references, hypotheses)
@@ -44,7 +44,7 @@ def chrf(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 
 def sentence_chrf(references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
-    """chrF of each pair by itself."""
+    """chrF of each pair."""
     from sacrebleu.metrics.chrf import CHRF
 
     _check_pairs(references, hypotheses)
@@ -56,11 +56,12 @@ def sentence_chrf(references: Sequence[str], hypotheses: Sequence[str]) -> list[
 
 
 def rouge_l(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Mean F-measure of the longest common subsequence of words, whatever their case.
+    """Mean F-measure of the longest common subsequence of words, ignoring case.
 
-    On English it is rouge_score's, whose words are ``[a-z0-9]+`` and which finds none elsewhere.
-    Here a word may be of any letters and digits; of a script without spaces each character is one.
-    Signs count only where the reference has no word (``{ } ;``). An empty reference scores 0.
+    For English it equals rouge_score's, whose words are ``[a-z0-9]+`` only. Here a word is a
+    sequence of letters and digits of any script; in scripts without spaces, each character is a
+    word. Punctuation counts only if the reference has no word (``{ } ;``). An empty reference
+    scores 0.
     """
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
@@ -76,7 +77,7 @@ def rouge_l(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """Text to tokens, as rouge_score asks for them."""
+    """Tokenizer in the form that rouge_score expects."""
 
     pattern: str
 
@@ -85,7 +86,7 @@ class _Tokenizer:
 
 
 def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Percentage of equal pairs, space at both ends aside; case and inner space count."""
+    """Percentage of equal pairs, ignoring white space at both ends. Case and inner space count."""
     _check_pairs(references, hypotheses)
     equal = sum(
         _composed(reference).strip() == _composed(hypothesis).strip()
@@ -95,7 +96,7 @@ def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """Trivial answer to everything: the commonest of the training answers (a tie: first by text).
+    """A trivial baseline: the most frequent training answer (of ties, the first by text).
 
     Raises:
         ValueError: no answers.
@@ -112,5 +113,5 @@ def _check_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> None:
     if not references or len(references) != len(hypotheses):
         raise ValueError(
             f"{len(references)} references and {len(hypotheses)} hypotheses: "
-            "expected as many of each, at least one"
+            "expected equal numbers, at least one"
         )

@@ -1,1 +1,1 @@
-"""A model writes text: sampling, serving, export, import."""
+"""Generates text with a model, serves and exports it, and imports checkpoints."""

@@ -1,7 +1,7 @@
-"""A model directory as one GGUF file, which llama.cpp and Ollama run.
+"""Exports a model directory as a GGUF file for llama.cpp and Ollama.
 
-Layout: github.com/ggml-org/ggml, docs/gguf.md. Matrices become smaller numbers where that is asked
-for; biases, norms and positions, which are few, stay float32.
+File format: github.com/ggml-org/ggml, docs/gguf.md. Matrices can be quantized. Biases, layer norms
+and position embeddings, which are small, stay float32.
 """
 
 import os
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
 
 Quantization = Literal["f32", "f16", "q8_0"]
-"""Format of the matrices. q8_0: 8-bit integers, a float16 scale for each 32 of them."""
+"""Format of the matrices. q8_0: 8-bit integers with a float16 scale for each block of 32."""
 
 
 def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16") -> str:
-    """Write the model and the tokenizer in ``model_dir`` to ``output``, whole or not at all.
+    """Write the model and the tokenizer in ``model_dir`` to ``output``, completely or not at all.
 
-    A model that was finetuned here brings its prompt along as a chat template. q8_0 leaves a matrix
-    whose rows are no multiple of 32 in float16.
+    For a model that was finetuned by this package, the prompt is added as a chat template. With
+    q8_0, a matrix whose row length is not a multiple of 32 becomes float16.
 
     Args:
         model_dir: any Hugging Face GPT-2 checkpoint.
@@ -37,11 +37,11 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
         quantization: format of the matrices.
 
     Returns:
-        the token that ends a text, for `modelfile`.
+        the end-of-text token, for `modelfile`.
 
     Raises:
-        UserError: the model or its tokenizer is damaged, or they do not belong together, or
-            llama.cpp cannot compute them, or ``output`` cannot be written.
+        UserError: the model or its tokenizer is damaged, they do not fit together, llama.cpp does
+            not support them, or ``output`` cannot be written.
     """
     from gguf import GGUFWriter
 
@@ -52,7 +52,7 @@ def export_gguf(model_dir: Path, output: Path, quantization: Quantization = "f16
         raise UserError(
             f"{model_dir}: it computes GELU exactly, llama.cpp the tanh approximation only. With "
             "activation_function gelu_new in its config.json (gpt2 import: --gelu tanh) it can be "
-            "exported, but is another model: look at its answers first"
+            "exported, but this changes the model: check its answers first"
         )
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     writer = GGUFWriter(temporary, "gpt2")
@@ -86,7 +86,7 @@ def _add_shape(writer: "GGUFWriter", model: GPT2) -> None:
 def _add_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) -> None:
     from gguf import TokenType
 
-    # What only fills the vocabulary up has the name that llama.cpp's own converter gives it.
+    # Padding of the vocabulary is named as in llama.cpp's own converter.
     tokens = [f"[PAD{token_id}]" for token_id in range(vocab_size)]
     kinds = [TokenType.UNUSED] * vocab_size
     for token, token_id in vocabulary(tokenizer.files[VOCAB]).items():
@@ -94,8 +94,8 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) 
     for token_id, added in tokenizer.added.items():
         if added.lstrip or added.rstrip or added.single_word:
             raise UserError(
-                f"the tokenizer's added token {added.content!r} minds what is beside it "
-                "(lstrip, rstrip or single_word), which llama.cpp does not"
+                f"the tokenizer's added token {added.content!r} has lstrip, rstrip or single_word, "
+                "which llama.cpp does not support"
             )
         tokens[token_id] = added.content
         kinds[token_id] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
@@ -106,7 +106,7 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) 
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    # GPT-2 splits "#" from a word before it merges, so no merge looks like the version line.
+    # GPT-2 splits "#" from words before it merges, so no merge looks like the version line.
     writer.add_token_merges([line for line in lines if line and not line.startswith("#version")])
     writer.add_bos_token_id(tokenizer.start_of_text)
     writer.add_eos_token_id(end_of_text)
@@ -115,7 +115,7 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) 
 
 
 def _write(writer: "GGUFWriter", model: GPT2, quantization: Quantization) -> None:
-    """The whole file; of the converted tensors, one at a time is in memory."""
+    """Write the file, with one converted tensor in memory at a time."""
     from gguf import (
         GGML_QUANT_SIZES,
         GGML_QUANT_VERSION,
@@ -135,25 +135,27 @@ def _write(writer: "GGUFWriter", model: GPT2, quantization: Quantization) -> Non
     names = get_tensor_name_map(MODEL_ARCH.GPT2, model.config.n_layer)
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     formats = {name: _format(name, tensor.shape, quantization) for name, tensor in tensors.items()}
-    # Without a tensor for the output layer, llama.cpp, too, takes the embedding.
+    # Without a tensor for the output layer, llama.cpp uses the token embedding (tied weights).
     for name, tensor in tensors.items():
         full = name if name == weights.HEAD else f"transformer.{name}"
-        theirs = names.get_name(full, try_suffixes=(".weight", ".bias"))
-        if theirs is None:
+        gguf_name = names.get_name(full, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
             raise ValueError(f"GGUF has no name for {name}")
         block, size = GGML_QUANT_SIZES[formats[name]]
         n_bytes = tensor.size // block * size
-        writer.add_tensor_info(theirs, tensor.shape, tensor.dtype, n_bytes, formats[name])
+        writer.add_tensor_info(gguf_name, tensor.shape, tensor.dtype, n_bytes, formats[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, tensor in tensors.items():
-        writer.write_tensor_data(quantize(tensor, formats[name]).view(_Plain))
+        writer.write_tensor_data(quantize(tensor, formats[name]).view(_WritableArray))
 
 
-class _Plain(np.ndarray):
-    """An array that Python writes: numpy's own `tofile` takes a full disk for success when it is
-    only the last bytes that do not fit, and never says what the operating system refused."""
+class _WritableArray(np.ndarray):
+    """An array whose `tofile` reports errors of the operating system.
+
+    numpy's own `tofile` drops the reason, and misses a full disk if only the last bytes do not fit.
+    """
 
     def tofile(self, file: Any, sep: str = "", format: str = "%s") -> None:
         file.write(np.ascontiguousarray(self).data)
@@ -172,13 +174,13 @@ def _format(
 
 
 def follows_alpaca(model_dir: Path) -> bool:
-    """Whether the model was finetuned here, and so expects `instructions.prompt`."""
+    """Whether the model was finetuned by this package and so expects `instructions.prompt`."""
     path = model_dir / "training.json"
     return path.is_file() and files.read_json(path).get("prompt") == "alpaca"
 
 
-# The last message is the instruction, and the only one: in training no record has a second turn,
-# nor a system message. The loops are there since Jinja drops the last newline of a template.
+# Only the last message is used, as the instruction: training records have one turn and no system
+# message. The loop is needed because Jinja drops the last newline of a template.
 CHAT_TEMPLATE = (
     "{% for message in messages[-1:] %}" + prompt("{{ message.content }}", "") + "{% endfor %}"
 )
@@ -189,17 +191,17 @@ OLLAMA_TEMPLATE = (
     + prompt("{{ .Content }}", "")
     + "{{ end }}{{ end }}"
 )
-"""`instructions.prompt` as a template of the Go language, for Ollama."""
+"""`instructions.prompt` as a Go template, for Ollama."""
 
 
 def modelfile(gguf_name: str, *, context_length: int, alpaca: bool, stop: str = END_OF_TEXT) -> str:
-    """Text of a ``Modelfile`` for ``ollama create``: greedy, as ``gpt2 generate`` is by default.
+    """A ``Modelfile`` for ``ollama create``. It decodes greedily, the default of ``gpt2 generate``.
 
     Args:
-        gguf_name: name of the GGUF file, beside the Modelfile.
-        context_length: of the model; it has no positions for more.
-        alpaca: see `follows_alpaca`; otherwise the model continues the text that it is given.
-        stop: the token that ends a text.
+        gguf_name: name of the GGUF file in the same directory.
+        context_length: the model's; it has no position embeddings for more.
+        alpaca: see `follows_alpaca`; otherwise the model continues the prompt as it is.
+        stop: the end-of-text token.
     """
     return f'''FROM ./{gguf_name}
 TEMPLATE """{OLLAMA_TEMPLATE if alpaca else "{{ .Prompt }}"}"""

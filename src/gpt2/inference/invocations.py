@@ -1,7 +1,7 @@
-"""What a request to a served model holds: records with texts to continue, in any of MLflow's forms.
+"""Parses requests to a served model: records with texts to continue, in any of MLflow's forms.
 
-MLflow's own reading passes over what it does not know, so that a misspelt field is answered without
-a word. Here everything is either understood or named in a `UserError`.
+MLflow's own parser silently ignores unknown fields, so a misspelt one would go unnoticed. Here
+every problem is a `UserError`.
 """
 
 import io
@@ -17,20 +17,22 @@ from gpt2.core.errors import UserError
 from gpt2.data.instructions import prompt
 
 FIELDS = ("prompt", "instruction", "input")
-"""Of a record: a text to continue; or an instruction, with an input if it has one."""
+"""Fields of a record: a text to continue; or an instruction, with an optional input."""
 EXPECTED = (
     'Send {"dataframe_records": [{"prompt": "..."}]}: records with either a prompt, or an '
-    "instruction and perhaps an input, each of them a text"
+    "instruction and optionally an input, each of them a text"
 )
 
 Records = list[dict[str, Any]]
 
 
 def read_json(body: bytes) -> tuple[Records, dict[str, Any]]:
-    """The records and the ``params`` of a request in JSON; one record may stand there by itself.
+    """The records and the ``params`` of a JSON request. A single record needs no list around it.
+
+    The records themselves are not checked yet (see `texts`).
 
     Raises:
-        UserError: it is no JSON, or not of one of MLflow's forms; the records may still be wrong.
+        UserError: it is not JSON, or not one of MLflow's forms.
     """
     try:
         request = json.loads(body)
@@ -47,31 +49,33 @@ def read_json(body: bytes) -> tuple[Records, dict[str, Any]]:
     if len(request) != 1 or not request.keys() <= FORMS.keys():
         found = ", ".join(map(repr, request)) or "nothing"
         names = ", ".join(FORMS)
-        raise UserError(f"expected one of {names}, and perhaps params; found {found}. {EXPECTED}")
+        raise UserError(
+            f"expected one of {names}, and optionally params; found {found}. {EXPECTED}"
+        )
     [(form, data)] = request.items()
     return FORMS[form](data), params
 
 
 def read_csv(body: bytes) -> Records:
-    """The records of a table with a line of names; an empty cell is a field that is not there.
+    """The records of a CSV table with a header line. An empty cell is a missing field.
 
     Raises:
-        UserError: it is not UTF-8, or no table.
+        UserError: it is not UTF-8, or not a table.
     """
     try:
         table = pd.read_csv(
             io.StringIO(body.decode()), dtype=str, keep_default_na=False, na_values=[""]
         )
-    except ValueError as error:  # pandas' own are such, too
+    except ValueError as error:  # includes pandas' own errors
         raise UserError(f"the request is not a table in CSV ({error}). {EXPECTED}") from error
     return read_table(table)
 
 
 def read_table(data: object) -> Records:
-    """The records in what MLflow makes of a request: a table, a list of records, or columns.
+    """The records in what MLflow passes to a model: a table, a list of records, or columns.
 
     Raises:
-        UserError: it is nothing of these.
+        UserError: it is none of these.
     """
     if not isinstance(data, pd.DataFrame):
         return _records_or_columns(_plain(data))
@@ -82,7 +86,7 @@ def texts(records: Records) -> list[str]:
     """The text to continue for each record.
 
     Raises:
-        UserError: there is none, or one that lacks a text, has more, or has an unknown field.
+        UserError: there is no record, or one has no text, several texts, or an unknown field.
     """
     if not records:
         raise UserError(f"there is no record. {EXPECTED}")
@@ -106,7 +110,7 @@ def _text(name: str, record: Mapping[str, Any]) -> str:
 
 
 def _is_absent(value: object) -> bool:
-    """JSON's null, and what a table has in the place of a missing cell."""
+    """Whether a value is JSON's null, or a missing cell of a table."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
@@ -120,7 +124,7 @@ def _list_of_records(data: object) -> Records:
 
 
 def _split(data: object) -> Records:
-    """``{"columns": [...], "data": [[...], ...]}``, perhaps with an ``index``."""
+    """Parse ``{"columns": [...], "data": [[...], ...]}``, optionally with an ``index``."""
     if not isinstance(data, dict) or not {"columns", "data"} <= data.keys() <= SPLIT:
         raise UserError(f"dataframe_split needs columns and data, and nothing else. {EXPECTED}")
     columns, rows = data["columns"], data["data"]
@@ -129,14 +133,14 @@ def _split(data: object) -> Records:
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(columns):
             raise UserError(
-                f"dataframe_split: row {index} of the data is no list of {len(columns)} values, "
+                f"dataframe_split: row {index} of the data is not a list of {len(columns)} values, "
                 f"one for each column. {EXPECTED}"
             )
     return _rows(columns, rows)
 
 
 def _records_or_columns(data: object) -> Records:
-    """A list of records; or an object with the columns of several, or with one record itself."""
+    """Parse a list of records, an object with their columns, or a single record."""
     if not isinstance(data, dict):
         return _list_of_records(data)
     lengths = {len(values) for values in data.values() if isinstance(values, list)}
@@ -151,12 +155,12 @@ def _rows(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Records:
     if not all(isinstance(name, str) for name in columns):
         raise UserError(f"the columns have no names ({', '.join(map(str, columns))}). {EXPECTED}")
     if len(set(columns)) < len(columns):
-        raise UserError(f"a column stands there twice: {', '.join(columns)}. {EXPECTED}")
+        raise UserError(f"a column appears twice: {', '.join(columns)}. {EXPECTED}")
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _plain(data: Any) -> Any:
-    """Lists in place of NumPy's arrays."""
+    """Replace NumPy arrays by lists."""
     if isinstance(data, np.ndarray | np.generic):
         return data.tolist()
     if isinstance(data, dict):
@@ -165,7 +169,7 @@ def _plain(data: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    """What a value is, in JSON's words."""
+    """The type of a value, in JSON's terms."""
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
     kinds |= {list: "a list", dict: "an object", type(None): "null"}
     return kinds.get(type(value), type(value).__name__)
@@ -178,4 +182,4 @@ FORMS: dict[str, Callable[[object], Records]] = {
     "instances": _records_or_columns,
     "inputs": _records_or_columns,
 }
-"""What MLflow's server accepts."""
+"""Parsers for the forms that MLflow's server accepts."""

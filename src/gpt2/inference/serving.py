@@ -1,6 +1,6 @@
-"""A model behind MLflow's scoring server: ``POST /invocations`` with prompts, ``GET /ping``.
+"""Serves a model with MLflow's scoring server: ``POST /invocations`` with prompts, ``GET /ping``.
 
-MLflow runs this very file to make the model ("models from code"), so that nothing is pickled.
+MLflow runs this file to create the model ("models from code"), so that nothing is pickled.
 """
 
 import json
@@ -30,7 +30,7 @@ from gpt2.inference import invocations, text_model
 from gpt2.inference.text_model import ContinuationParams
 from gpt2.tracking.store import SETTINGS
 
-# MLflow reads some of its settings when it is imported.
+# Before the import of MLflow, which reads some of its settings then.
 for name, value in {**SETTINGS, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
     os.environ.setdefault(name, value)
 
@@ -41,17 +41,17 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext  # noqa: E402
 from mlflow.types import ParamSchema, ParamSpec  # noqa: E402
 
 TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
-"""Seconds after which a server of MLflow's gives up on a request."""
+"""Environment variable: seconds after which MLflow's server gives up on a request."""
 JSON = "application/json"
 MODEL = "model"
-"""The model directory: a copy among the artifacts, or a path in the configuration."""
+"""Key of the model directory: a copy among the artifacts, or a path in the configuration."""
 REQUIREMENTS = (
     *("mlflow", "numpy", "pandas", "psutil", "pydantic"),
     *("safetensors", "starlette", "tiktoken", "torch", "tqdm"),
 )
-"""What the packaged model imports."""
+"""Packages that the packaged model imports."""
 DEFAULT = ContinuationParams(max_new_tokens=100)
-# It says nothing of the inputs: MLflow would leave out the fields that it does not name.
+# Without inputs: MLflow would drop fields of a record that the signature does not name.
 SIGNATURE = ModelSignature(
     params=ParamSchema(
         [
@@ -71,23 +71,23 @@ SIGNATURE = ModelSignature(
 
 
 class ServedModel(PythonModel):
-    """Records with `invocations.FIELDS` in, texts out: what ``gpt2 generate`` or ``chat`` gives."""
+    """Takes records with `invocations.FIELDS`; returns texts, as ``gpt2 generate`` or ``chat``."""
 
     def load_context(self, context: PythonModelContext) -> None:
         config = dict(context.model_config)
         directory = Path(context.artifacts.get(MODEL) or config[MODEL])
         config.pop(MODEL, None)
         self._model = text_model.load(directory, parse(DeviceParams, config, "model_config"))
-        self._one_at_a_time = Lock()  # the server has a thread for each request
+        self._one_at_a_time = Lock()  # the server uses a thread for each request
 
     def predict(
         self,
         context: PythonModelContext,
-        model_input: pd.DataFrame,  # or what else `read_table` takes: MLflow knows no such hint
+        model_input: pd.DataFrame,  # or another input of `read_table`, for which MLflow has no hint
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """The texts for records, those of the first one first; ``params``: those of `SIGNATURE`."""
-        # A text that nobody waits for any more would keep the others waiting.
+        """The texts for all records, in their order; ``params``: those of `SIGNATURE`."""
+        # A request that has timed out must not keep the others waiting.
         deadline = time.monotonic() + float(os.environ.get(TIMEOUT, math.inf))
         try:
             wanted = read_params(params or {})
@@ -101,11 +101,11 @@ class ServedModel(PythonModel):
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         except TimeoutError as error:
-            raise MlflowException(f"it took longer than {TIMEOUT}, in seconds, allows") from error
+            raise MlflowException(f"it took longer than {TIMEOUT} (seconds) allows") from error
 
 
 def read_params(params: dict[str, Any]) -> ContinuationParams:
-    """The params of a request, with what they leave out.
+    """The params of a request, with defaults for those that are missing.
 
     Raises:
         UserError: one is unknown or has a wrong value.
@@ -118,10 +118,10 @@ def read_params(params: dict[str, Any]) -> ContinuationParams:
 
 
 class CheckedRequests:
-    """Reads each request before MLflow's server does, and hands it on as a list of records.
+    """ASGI middleware that checks each request and passes it to MLflow as a list of records.
 
-    MLflow passes over params and keys that it does not know, and lays out ``instances`` as columns,
-    in which a record that lacks a field gets that of the next one.
+    MLflow itself ignores unknown params and keys. It also turns ``instances`` into columns, where a
+    record without a field gets the field of the next record.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -149,10 +149,12 @@ class CheckedRequests:
 
 
 def checked(kind: str, body: bytes) -> tuple[str, bytes]:
-    """The type and the body of a request that MLflow understands as it is meant.
+    """The content type and body of a request, rewritten so that MLflow understands it correctly.
+
+    A request that is neither JSON nor CSV is returned unchanged; MLflow refuses it.
 
     Raises:
-        UserError: the request is wrong. What is neither JSON nor CSV is left to MLflow.
+        UserError: the request is not valid.
     """
     match kind.lower().replace(" ", "").removesuffix(";charset=utf-8"):
         case "":
@@ -169,14 +171,14 @@ def checked(kind: str, body: bytes) -> tuple[str, bytes]:
 
 
 def package(model_dir: Path, output: Path, device: DeviceParams) -> None:
-    """Write a copy of the model as an MLflow model, which needs nothing of this repository.
+    """Write a copy of the model as an MLflow model, which does not need this repository.
 
     Raises:
-        UserError: the directory is not that of a GPT-2, or the output is there already.
+        UserError: the directory is not a GPT-2's, or the output exists already.
     """
     text_model.load(model_dir, device)
     if output.exists():
-        raise UserError(f"{output}: there already. Name another output, or delete it")
+        raise UserError(f"{output}: exists already. Name another output, or delete it")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         unfinished = Path(temporary, MODEL)
@@ -187,22 +189,27 @@ def package(model_dir: Path, output: Path, device: DeviceParams) -> None:
 def serve(
     model_dir: Path, host: str, port: int, device: DeviceParams, announce: Callable[[str], None]
 ) -> None:
-    """Answer requests until a signal comes; port 0 is any that is free.
+    """Answer requests until a signal arrives.
 
-    ``announce`` is told the server's address once it answers there.
+    Args:
+        model_dir: a Hugging Face GPT-2 directory.
+        host: address to listen on.
+        port: 0 means any free port.
+        device: device and dtype.
+        announce: called with the server's URL as soon as it accepts connections.
 
     Raises:
-        UserError: the directory is not that of a GPT-2, or the port is taken.
+        UserError: the directory is not a GPT-2's, or the port is in use.
     """
     import uvicorn
     from mlflow.pyfunc import scoring_server
 
     with _listening(host, port) as listener, tempfile.TemporaryDirectory() as temporary:
         text_model.load(model_dir, device)
-        place = Path(temporary, MODEL)
-        _save(place, {**device.model_dump(), MODEL: str(model_dir.resolve())})
+        saved = Path(temporary, MODEL)
+        _save(saved, {**device.model_dump(), MODEL: str(model_dir.resolve())})
         os.environ.setdefault(TIMEOUT, "60")
-        app = scoring_server.init(load_model(str(place)))
+        app = scoring_server.init(load_model(str(saved)))
         app.add_middleware(CheckedRequests)
         shown = f"[{host}]" if ":" in host else host
         announce(f"http://{shown}:{listener.getsockname()[1]}")
@@ -222,7 +229,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 def _save(path: Path, config: dict[str, Any], artifacts: dict[str, str] | None = None) -> None:
     with warnings.catch_warnings():
-        # An example would be run, and the signature says as much.
+        # Not needed: MLflow would run an input example, and the signature has the same information.
         warnings.filterwarnings("ignore", ".*input example", UserWarning)
         save_model(
             path,
@@ -236,7 +243,7 @@ def _save(path: Path, config: dict[str, Any], artifacts: dict[str, str] | None =
 
 
 def _version(package: str) -> str:
-    """Without what a build adds to it (``+cpu``): the package index knows only the rest."""
+    """The version without a local part such as ``+cpu``, which the package index does not know."""
     return version(package).partition("+")[0]
 
 

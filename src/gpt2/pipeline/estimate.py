@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from gpt2.core.device import Runtime
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.attention import BLOCK
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2

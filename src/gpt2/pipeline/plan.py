@@ -24,7 +24,7 @@ from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
 from gpt2.data.sources.wheels import WHEELS
 from gpt2.data.tokenizer.bpe import BpeTokenizerParams, Gpt2TokenizerParams, Tokenizer
 from gpt2.evaluation.judge.params import LlamaCppParams, WheelModel
-from gpt2.evaluation.responses import choose_records as choose_test_records
+from gpt2.evaluation.responses import choose_test_records
 from gpt2.model.config import GPT2Config
 from gpt2.model.config_file import read_config
 from gpt2.pipeline import estimate

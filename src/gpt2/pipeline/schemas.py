@@ -16,9 +16,9 @@ from gpt2.data.sources.local_files import FileCorpus, FileInstructions, is_outpu
 from gpt2.data.sources.sections import CorpusParams, InstructionsParams
 from gpt2.data.tokenizer.bpe import TokenizerParams
 from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
-from gpt2.inference.responses import GenerateResponsesParams
+from gpt2.inference.generation.responses import GenerateResponsesParams
+from gpt2.inference.importing.public_weights import Gpt2WeightsParams
 from gpt2.model.config import Architecture
-from gpt2.model.public_weights import Gpt2WeightsParams
 from gpt2.training.finetuning import FinetuneParams
 from gpt2.training.pretraining import PretrainParams, other_shape
 

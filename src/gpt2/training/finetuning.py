@@ -2,7 +2,7 @@
 
 from gpt2.core.params import Fraction, Positive
 from gpt2.data.instructions import InstructionParams
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.training.params import TrainParams
 
 

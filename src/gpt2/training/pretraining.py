@@ -6,7 +6,7 @@ from typing import Literal
 from gpt2.core.errors import UserError
 from gpt2.core.params import Positive
 from gpt2.data.tokenizer.bpe import Tokenizer
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import weights
 from gpt2.model.config import Architecture
 from gpt2.model.gpt2 import GPT2

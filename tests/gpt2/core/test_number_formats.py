@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from gpt2.core.device import Runtime
 from gpt2.data.batch import Batch
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams, next_token_probabilities
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams, next_token_probabilities
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.training.optim import make_optimizers

@@ -1,7 +1,7 @@
-"""GGUF files of ours in the real llama.cpp (xllamacpp), over its HTTP server on localhost.
+"""Exported GGUF files in the real llama.cpp (xllamacpp), through its HTTP server on localhost.
 
-The peer computes a little less exactly than we do: it looks GELU up in a table of float16, and it
-multiplies a float16 matrix with inputs in float16, a q8_0 one with inputs in q8_0.
+llama.cpp is slightly less exact: it looks up GELU in a float16 table, and multiplies a float16
+matrix with float16 inputs, and a q8_0 matrix with q8_0 inputs.
 """
 
 import inspect
@@ -38,8 +38,8 @@ from gpt2.inference.export import (
     follows_alpaca,
     modelfile,
 )
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
@@ -92,7 +92,7 @@ class Peer:
         return reply.json()
 
     def tokenize(self, text: str) -> list[int]:
-        # Without parse_special, <|endoftext|> is text, as it is to our encoder.
+        # Without parse_special, <|endoftext|> is plain text, as in our encoder.
         ids: list[int] = self.ask("tokenize", content=text, parse_special=False)["tokens"]
         return ids
 
@@ -125,7 +125,7 @@ class Saved:
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Saved, Tensor]:
-    """A model that knows a short text by heart, and the text, which begins again after its end.
+    """A model that has memorised a short text, and the text, which starts again after its end.
 
     So its next token is never in doubt, and rounding must not change it.
     """
@@ -166,7 +166,7 @@ def save(model: GPT2, tokenizer: Tokenizer, parent: Path, training: dict[str, st
 
 
 def read(path: Path, config: GPT2Config) -> tuple[GPT2, dict[str, str]]:
-    """The model with the very weights that stand in a GGUF file, and their formats."""
+    """The model with the weights of a GGUF file, and their formats."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, config.n_layer)
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     model = GPT2(config).eval()
@@ -184,12 +184,12 @@ def read(path: Path, config: GPT2Config) -> tuple[GPT2, dict[str, str]]:
 
 
 def log_probabilities(model: GPT2, ids: list[int], n_prompt: int) -> Tensor:
-    """``(T, V)``: of each token of ``ids`` after the prompt, and of one more."""
+    """``(T, V)`` log-probabilities: of each token of ``ids`` after the prompt, and the next one."""
     with torch.no_grad():
         return model(torch.tensor([ids]))[0, n_prompt - 1 :].log_softmax(-1)
 
 
-# Tolerances of a log-probability anywhere in the vocabulary: about three times what was measured,
+# Tolerances of all log-probabilities: about three times the measured differences of
 # 0.004, 0.010 and 0.22 (inputs in q8_0 have a rounding error of up to 1/254 of the largest of 32).
 @pytest.mark.parametrize(
     ("quantization", "tolerance"), [("f32", 0.012), ("f16", 0.03), ("q8_0", 0.6)]
@@ -209,7 +209,7 @@ def test_llamacpp_has_our_probabilities_and_greedy_tokens(
     for ids, new in zip(prompts, ours, strict=True):
         theirs, found = peer.complete(ids, N_NEW, saved.tokenizer.n_vocab)
         expected = log_probabilities(model, [*ids, *new], len(ids))
-        wanted = [*new, end][:N_NEW]  # llama.cpp gives the end token, too
+        wanted = [*new, end][:N_NEW]  # llama.cpp returns the end token, too
         if theirs != wanted:
             same = next(i for i in range(N_NEW) if theirs[i : i + 1] != wanted[i : i + 1])
             likeliest, second = expected[same].topk(2).values.tolist()
@@ -219,7 +219,7 @@ def test_llamacpp_has_our_probabilities_and_greedy_tokens(
 
 
 @pytest.mark.parametrize("quantization", get_args(Quantization))
-def test_weights_in_the_file_are_ours_in_the_format_that_was_asked_for(
+def test_weights_in_the_file_are_the_models_in_the_requested_format(
     learned, tmp_path, quantization
 ):
     saved, _ = learned
@@ -230,7 +230,7 @@ def test_weights_in_the_file_are_ours_in_the_format_that_was_asked_for(
     ):
         exact = ours.dim() == 1 or name == "wpe.weight"
         assert formats[name] == ("F32" if exact else quantization.upper()), name
-        # q8_0: half a step of 1/127, and a little, since the step itself is rounded to float16.
+        # q8_0: half a step of 1/127, and a little more, as the step itself is rounded to float16.
         error = {"f32": 0, "f16": 2**-11, "q8_0": 0.51 / 127}["f32" if exact else quantization]
         assert (found - ours).abs().max() <= error * ours.abs().max(), name
 
@@ -248,7 +248,7 @@ def test_rows_that_q8_0_cannot_hold_stay_float16(learned, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
 
 
-def test_what_transformers_wrote_becomes_the_same_model_in_llamacpp(learned, tmp_path):
+def test_a_checkpoint_of_transformers_is_the_same_model_in_llamacpp(learned, tmp_path):
     tokenizer = learned[0].tokenizer
     torch.manual_seed(1)
     config = PeerConfig(
@@ -271,7 +271,7 @@ def test_what_transformers_wrote_becomes_the_same_model_in_llamacpp(learned, tmp
 @pytest.mark.parametrize(
     "config", [{"n_inner": 48}, {"tie_word_embeddings": False}, {"vocab_size": 320}], ids=str
 )
-def test_variations_become_the_same_model_in_llamacpp(learned, tmp_path, config):
+def test_variants_are_the_same_model_in_llamacpp(learned, tmp_path, config):
     tokenizer = learned[0].tokenizer
     theirs = write_model(tmp_path / "theirs", **{"vocab_size": tokenizer.n_vocab, **config})
     tokenizer.save(tmp_path / "theirs")
@@ -308,10 +308,10 @@ def test_added_tokens_are_those_of_llamacpp(learned, tmp_path):
     ("config", "token", "message"),
     [
         ({"activation_function": "gelu"}, "x", "it computes GELU exactly"),
-        ({}, AddedToken("<mask>", lstrip=True), "'<mask>' minds what is beside it"),
+        ({}, AddedToken("<mask>", lstrip=True), "'<mask>' has lstrip, rstrip or single_word"),
     ],
 )
-def test_what_llamacpp_computes_otherwise_is_refused(learned, tmp_path, config, token, message):
+def test_what_llamacpp_does_not_support_is_refused(learned, tmp_path, config, token, message):
     learned[0].tokenizer.save(tmp_path)
     added = AutoTokenizer.from_pretrained(tmp_path)
     added.add_tokens([token])
@@ -324,7 +324,7 @@ def test_what_llamacpp_computes_otherwise_is_refused(learned, tmp_path, config, 
 
 @pytest.fixture(scope="module")
 def many_merges(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Peer]:
-    """A tokenizer that merges whatever its pre-tokenizer leaves together, ours and llama.cpp's."""
+    """A tokenizer with many merges, here and in llama.cpp: differences in pre-tokenization show."""
     tokenizer = train_bpe(3 * TEXTS, 540)
     model = random_model(tokenizer.n_vocab, context_length=256, n_layer=1, n_head=1, n_embd=32)
     directory = tmp_path_factory.mktemp("many_merges")
@@ -352,14 +352,14 @@ def test_a_chat_has_the_prompt_of_finetuning(many_merges, instruction):
     expected = prompt(instruction, "")
     messages = [{"role": "user", "content": instruction}]
     earlier = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
-    # As transformers renders a template.
+    # Rendered as by transformers.
     jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     template = jinja.from_string(CHAT_TEMPLATE)
     assert template.render(messages=messages, add_generation_prompt=True) == expected
     peer = many_merges[1]
     for chat in (messages, [*earlier, *messages]):
         assert peer.ask("apply-template", messages=chat)["prompt"] == expected
-    # Of the Go template only the text between the actions, for want of a Go interpreter.
+    # Only the text between the actions of the Go template: there is no Go interpreter.
     go = re.sub(r"{{ (range|if|end)\b.*?}}", "", OLLAMA_TEMPLATE)
     assert go.replace("{{ .Content }}", instruction) == expected
 
@@ -374,7 +374,7 @@ def test_only_a_model_that_learned_instructions_has_a_chat_template(learned, tmp
     assert not follows_alpaca(pretrained.directory)
 
 
-def test_the_modelfile_asks_for_what_generate_does():
+def test_the_modelfile_decodes_as_generate_does():
     text = modelfile("model.gguf", context_length=1024, alpaca=True)
     assert text.startswith('FROM ./model.gguf\nTEMPLATE """{{ range')
     assert text.endswith(
@@ -401,7 +401,7 @@ def test_a_tokenizer_of_another_size_is_refused(learned, tmp_path):
     assert not (tmp_path / "model.gguf").exists()
 
 
-def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(learned, tmp_path):
+def test_a_failed_export_leaves_the_old_file(learned, tmp_path):
     saved, _ = learned
     output = tmp_path / "model.gguf"
     output.write_bytes(b"old")

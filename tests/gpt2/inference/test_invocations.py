@@ -1,4 +1,4 @@
-"""What is told of a request that is none; that all forms are read, tests/gpt2/test_serving.py."""
+"""Messages about invalid requests. test_serving.py tests all valid forms."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_a_message_says_what_is_wrong_and_what_is_expected(request_: object, mes
     assert str(error.value).endswith(EXPECTED)
 
 
-def test_what_mlflow_and_notebooks_hand_over() -> None:
+def test_inputs_from_mlflow_and_notebooks() -> None:
     records = [{"prompt": "a"}, {"instruction": "b", "input": "c"}, {"instruction": "b"}]
     expected = ["a", prompt("b", "c"), prompt("b", "")]
     columns = {

@@ -1,4 +1,4 @@
-"""A served model over real HTTP: what it answers is what `gpt2 generate` and `gpt2 chat` print."""
+"""A served model over real HTTP: it answers what `gpt2 generate` and `gpt2 chat` print."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.our_model import write_our_model
 
 EXACT = ("--dtype", "float32", "--device", "cpu")
 WAIT = 120
-"""Seconds; far more than any step takes."""
+"""Seconds; far more than any request takes."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def server(command: Sequence[object], temporary: Path) -> Iterator["subprocess.P
         # As in an active environment: `mlflow models serve` calls uvicorn by its name.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    # Whoever runs the tests in the background may have had SIGINT ignored.
+    # SIGINT is ignored when the tests run as a background job.
     attend = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(
         list(map(str, command)),
@@ -179,7 +179,7 @@ def test_the_answers_are_those_of_generate(model: Path, tmp_path: Path) -> None:
         expected = [generated(model, "Say", "--max-new-tokens", 9, "--stop", stop)]
         assert answer.json() == {"predictions": expected}
 
-        # Longer than the context: its end is kept, as by `gpt2 generate`, or it is refused.
+        # Longer than the context: its end is used, as by `gpt2 generate`, or it is refused.
         long = [{"prompt": "a " * 400}]
         assert ask(url, long, max_new_tokens=2).json() == {
             "predictions": [generated(model, "a " * 400, "--max-new-tokens", 2)]
@@ -205,7 +205,7 @@ def test_the_answers_are_those_of_generate(model: Path, tmp_path: Path) -> None:
 
 
 def check_forms(url: str, expected: str, complete: bool) -> None:
-    """All forms that MLflow's server takes; ``complete``: with what only ours understands, too."""
+    """All forms that MLflow's server accepts; ``complete``: also those of `CheckedRequests`."""
     record = {"prompt": "Say"}
     bodies: list[dict[str, Any]] = [
         {"dataframe_records": [record]},
@@ -268,7 +268,7 @@ REFUSED_BEFORE_MLFLOW: list[object] = [
     *({form: {"prompt": ["Say", 5]}} for form in ("inputs", "instances")),
     {"dataframe_split": {"columns": ["prompt"], "data": ["Say"]}},
 ]
-"""MLflow's own reading drops or mixes up what is wrong in them."""
+"""MLflow's own parser drops or mixes up the invalid parts of these."""
 
 
 def check_refusals(url: str, bodies: list[object]) -> None:
@@ -280,7 +280,7 @@ def check_refusals(url: str, bodies: list[object]) -> None:
     assert not answered
 
 
-def test_what_is_no_request_at_all_is_refused(model: Path, tmp_path: Path) -> None:
+def test_malformed_requests_are_refused(model: Path, tmp_path: Path) -> None:
     with server(serve(model, *EXACT), tmp_path) as process:
         url = address(process)
         good = b'{"dataframe_records": [{"prompt": "Say"}], "params": {"max_new_tokens": 1}}'
@@ -312,7 +312,7 @@ def test_what_is_no_request_at_all_is_refused(model: Path, tmp_path: Path) -> No
             assert answer.status_code == 200
 
 
-def test_what_nobody_waits_for_keeps_nobody_waiting(
+def test_a_timed_out_request_does_not_block_the_next(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "2")
@@ -366,7 +366,7 @@ def test_mlflow_serves_the_package(model: Path, tmp_path: Path) -> None:
             child.terminate()
 
 
-def test_a_directory_without_a_model_is_packaged_by_nobody(tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_not_packaged(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({}))
     (tmp_path / "model.safetensors").touch()
     output = tmp_path / "package"

@@ -1,4 +1,4 @@
-"""A model with its tokenizer: one continuation, several, and those that take too long."""
+"""A text model: one continuation, several, and the deadline."""
 
 import time
 
@@ -26,8 +26,8 @@ def model() -> TextModel:
 
 
 @pytest.mark.parametrize("text", ["Once", "", "Once upon a time, " * 20])
-def test_each_of_several_texts_is_drawn_by_itself(model: TextModel, text: str) -> None:
-    """More than are written side by side."""
+def test_several_continuations_are_independent(model: TextModel, text: str) -> None:
+    """With more texts than are generated side by side."""
     params = ContinuationParams(max_new_tokens=30, temperature=1.0, num_return_sequences=70)
     found = model.continuations(text, params)
     assert len(found) == 70
@@ -37,7 +37,7 @@ def test_each_of_several_texts_is_drawn_by_itself(model: TextModel, text: str) -
     assert model.continuations(text, fewer) == found[:3]
 
 
-def test_all_that_can_be_told_is_told_before_the_first_piece(model: TextModel) -> None:
+def test_errors_are_raised_before_the_first_piece(model: TextModel) -> None:
     strict = ContinuationParams(max_new_tokens=1, strict=True)
     with pytest.raises(UserError, match="the prompt has"):
         model.continuation("Once upon a time, " * 20, strict)
@@ -45,7 +45,7 @@ def test_all_that_can_be_told_is_told_before_the_first_piece(model: TextModel) -
         model.continuation("\ud800", strict)
 
 
-def test_at_the_deadline_writing_ends(model: TextModel) -> None:
+def test_generation_ends_at_the_deadline(model: TextModel) -> None:
     params = ContinuationParams(max_new_tokens=10**9, repetition_penalty=1.1)
     start = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -54,7 +54,7 @@ def test_at_the_deadline_writing_ends(model: TextModel) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-40])
-def test_without_chance_there_is_one_text(temperature: float) -> None:
+def test_greedy_decoding_gives_one_text_only(temperature: float) -> None:
     values = {"max_new_tokens": 1, "temperature": temperature, "num_return_sequences": 2}
     with pytest.raises(UserError, match="num_return_sequences=2 needs a temperature above 0"):
         parse(ContinuationParams, values, "options")

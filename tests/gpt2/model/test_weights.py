@@ -15,8 +15,8 @@ from gpt2.core.errors import UserError
 from gpt2.data.batch import Batch
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import config_file, weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2

@@ -1,1 +1,1 @@
-"""A language model as judge of responses, with the controls that say whether to believe it."""
+"""A language model as judge of responses, with controls that show whether to trust it."""

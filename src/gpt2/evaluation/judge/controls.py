@@ -1,7 +1,7 @@
-"""Which items are judged, and the control answers whose worth is known beforehand.
+"""Samples the records to judge, and makes control answers that are known to be right or wrong.
 
-A useless judge still prints a plausible mean. Answers that are right by construction (the
-references themselves) and wrong by construction (other items' references) show what it can tell.
+Even a useless judge gives a plausible mean. So it also grades answers that are right by
+construction (the references themselves) and wrong by construction (references of other records).
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 
 class Record(Protocol):
-    """The fields of a test record that sampling needs."""
+    """The fields of a test record that the sampling needs."""
 
     @property
     def id(self) -> int: ...
@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Record)
 
 
 def stratified_sample(records: Sequence[R], size: int, seed: int) -> list[R]:
-    """At most ``size`` records, each kind in proportion to its share; in order of id."""
+    """At most ``size`` records, each kind in proportion to its share, ordered by id."""
     ranked = []
     for kind, group in _by_kind(records).items():
         random.Random(f"{seed} {kind}").shuffle(group)
@@ -35,10 +35,10 @@ def stratified_sample(records: Sequence[R], size: int, seed: int) -> list[R]:
 
 
 def shuffled_references(sample: Sequence[R], records: Sequence[R], seed: int) -> dict[int, str]:
-    """For each record of ``sample``, by id, the reference of another of ``records``.
+    """A wrong answer for each record of ``sample``, by id: the reference of another record.
 
-    It is of the same kind where possible (the harder test) and never the same text, case and space
-    aside.
+    The other record is of the same kind if possible, which is the harder test. Its reference never
+    has the same text, apart from case and white space.
 
     Raises:
         ValueError: all references are the same text.

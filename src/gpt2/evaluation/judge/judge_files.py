@@ -1,4 +1,4 @@
-"""What a judge needs on this machine before it can judge."""
+"""Fetches the files that a judge needs on this machine."""
 
 import logging
 import shutil
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def fetch(params: JudgeParams, directory: Path, root: Path, cache: Path) -> None:
-    """Write the judge's GGUF file into ``directory``; relative paths count from ``root``.
+    """Write the judge's GGUF file into ``directory``; relative paths start at ``root``.
 
-    A judge behind a server needs no file. One that cannot be reached is only warned of: it is the
-    last stage that wants it.
+    A judge behind a server needs no file. If the server cannot be reached, this is only a warning:
+    not before the last stage is it needed.
 
     Raises:
-        UserError: the model's file is not there, or it is another one.
+        UserError: the model's file is missing, or does not have its digest.
     """
     if not isinstance(params, LlamaCppParams):
         try:
@@ -47,11 +47,11 @@ def fetch(params: JudgeParams, directory: Path, root: Path, cache: Path) -> None
 
 
 def own_file(model: FileModel, root: Path) -> Path:
-    """The judge's file on this machine.
+    """The path of a GGUF file on this machine.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
-    if not (place := root / model.file).is_file():
-        raise UserError(f"judge.model.file: {place}: no such file")
-    return place
+    if not (path := root / model.file).is_file():
+        raise UserError(f"judge.model.file: {path}: no such file")
+    return path

@@ -1,8 +1,8 @@
-"""What a judge is asked and how its reply is read (the tutorial's chapter on evaluating responses).
+"""The judge's prompt and the parsing of its replies (tutorial: evaluating responses).
 
 The judge sees the task, the expected answer and the model's answer, and replies with an integer
-from 0 to 100. White space, a Markdown fence and reasoning may stand around it, and zeros after its
-point. Anything else in a reply makes it invalid: it is counted, never guessed at.
+from 0 to 100. White space, a Markdown fence or reasoning around it is accepted, and so is ``80.0``.
+Any other reply is invalid: it is counted as such, and no score is guessed.
 """
 
 import hashlib
@@ -16,40 +16,40 @@ from gpt2.core.errors import UserError
 
 
 class JudgeError(Exception):
-    """The judge gave no reply to one prompt; its text says why. Other prompts may still succeed."""
+    """The judge gave no reply to one prompt, for the stated reason. Other prompts may succeed."""
 
 
 class JudgeGone(UserError):
-    """The judge cannot be reached or used at all; its text says what to do."""
+    """The judge cannot be reached or used at all. The message says what to do."""
 
 
 class Judge(Protocol):
-    """A model that replies to a prompt."""
+    """A model that replies to prompts."""
 
     @property
     def digest(self) -> str:
-        """What tells the model from any other; where it can be had, the sha256 of its weights."""
+        """Identifies the model: the sha256 of its weights where that is available."""
 
     @property
     def options(self) -> Mapping[str, object]:
-        """All else that a reply depends on; plain JSON values."""
+        """Everything else that a reply depends on, as JSON values."""
 
     @property
     def concurrency(self) -> int:
-        """How many prompts are put to it at once, each from a thread of its own."""
+        """How many prompts it gets in parallel, each from its own thread."""
 
     def judge(self, prompt: str) -> str:
         """The raw reply.
 
         Raises:
-            JudgeError: there is none.
-            JudgeGone: there is none, and to no other prompt either.
+            JudgeError: there is no reply to this prompt.
+            JudgeGone: there will be no reply to any prompt.
         """
 
 
 @dataclass(frozen=True)
 class Item:
-    """One answer to be judged, with the task it answers."""
+    """An answer to judge, with its task and the reference answer."""
 
     instruction: str
     input: str
@@ -81,7 +81,7 @@ SCHEMA = {
     "required": ["score"],
     "additionalProperties": False,
 }
-"""JSON schema of a reply, for servers that hold their models to one."""
+"""JSON schema of a reply, for servers with structured output."""
 
 _SCORE = r"(100|[1-9]?[0-9])(?:\.0+)?"
 _JSON = rf'\{{\s*"score"\s*:\s*{_SCORE}\s*\}}'
@@ -89,16 +89,16 @@ _REPLY = re.compile(rf"\s*(?:{_JSON}|{_SCORE})\s*", re.ASCII)
 _FENCED = re.compile(r"\s*(`{1,9}|~{3,9})\s*(?:json\b)?(.*)\1\s*", re.IGNORECASE | re.DOTALL)
 
 _TAG = "(?:seed:)?think(?:ing)?|thought|reasoning"
-"""What models call the tag around their reasoning; Mistral's is [THINK]."""
+"""Names of the tag around a model's reasoning. Mistral's is [THINK]."""
 _OPENED = re.compile(rf"\s*+(?:<(?:{_TAG})>|\[THINK\])", re.IGNORECASE)
-# Up to the last closing tag. The opening one may have been the end of the prompt.
+# Up to the last closing tag. The opening tag is missing if the chat template ended with it.
 _REASONING = re.compile(
     rf"\s*+(?:<({_TAG})>.*</\1>|\[THINK\].*\[/THINK\]|(?!{_OPENED.pattern}).*</think>)",
     re.IGNORECASE | re.DOTALL,
 )
 
-# Control tokens: Llama 3, ChatML and others write <|...|> (DeepSeek with a wide bar), Llama 2 and
-# Mistral <s>, <<SYS>> and [INST], Gemma <start_of_turn>; [img-0] is an image to Ollama.
+# Control tokens. Llama 3, ChatML and others: <|...|> (DeepSeek: with a full-width bar). Llama 2 and
+# Mistral: <s>, <<SYS>> and [INST]. Gemma: <start_of_turn>. Ollama: [img-0] stands for an image.
 _CONTROL = re.compile(
     r"<[|\uff5c]|</?s>|<</?SYS>>|<(?:bos|eos|pad|unk|(?:start|end)_of_(?:turn|image))>"
     rf"|(?i:</?(?:{_TAG})>|\[/?THINK\])"
@@ -107,10 +107,11 @@ _CONTROL = re.compile(
 
 
 def build_prompt(item: Item, seed: int) -> str:
-    """The question about one item.
+    """The judge's prompt for one item.
 
-    The response is fenced by a marker made from the item and ``seed``: its author cannot know it,
-    so the response cannot close the fence, and the prompt stays the same from run to run.
+    The response stands between two markers, a hash of the item and ``seed``. The model that wrote
+    the response cannot know the hash, so the response cannot contain the closing marker (a guard
+    against prompt injection). The prompt is the same in every run.
     """
     content = json.dumps([seed, *astuple(item)])
     fence = f"<<{hashlib.sha256(content.encode()).hexdigest()[:8]}>>"
@@ -126,8 +127,8 @@ def build_prompt(item: Item, seed: int) -> str:
 def parse_score(reply: str) -> int | None:
     """The score of a reply: ``{"score": n}`` or ``n``, a whole number 0 to 100.
 
-    It may follow reasoning, stand in a Markdown fence and be written ``80.0``. ``80/100`` and
-    ``Score: 80`` are not what was asked for, and no score: who allows them would guess soon.
+    Reasoning before it and a Markdown fence around it are accepted, and so is ``80.0``. Other
+    forms, such as ``80/100`` and ``Score: 80``, give None: to accept them would be a guess.
     """
     answer = _answer(reply)
     fenced = _FENCED.fullmatch(answer)
@@ -136,17 +137,17 @@ def parse_score(reply: str) -> int | None:
 
 
 def with_reasoning(reasoning: str | None, answer: str) -> str:
-    """One text of what a server gives apart, as models write it."""
+    """Reasoning and answer as one text, as models write it, from a server that separates them."""
     return f"<think>{reasoning}</think>{answer}" if reasoning and reasoning.strip() else answer
 
 
 def has_reasoning(reply: str) -> bool:
-    """Whether reasoning precedes the answer; it is no part of what is read."""
+    """Whether reasoning precedes the answer. `parse_score` skips it."""
     return _REASONING.match(reply) is not None
 
 
 def ends_early(reply: str) -> bool:
-    """Whether there is no answer: nothing at all, or only reasoning, finished or not."""
+    """Whether the reply ends before an answer: it is empty, or has only reasoning."""
     answer = _answer(reply)
     return not answer.strip() or _OPENED.match(answer) is not None
 
@@ -157,5 +158,5 @@ def _answer(reply: str) -> str:
 
 
 def _without_control_tokens(text: str) -> str:
-    # Judges read "<|im_end|>" and the like as the end of a message wherever it stands.
+    # A space inside: judges take "<|im_end|>" anywhere in a prompt as the end of the message.
     return _CONTROL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)

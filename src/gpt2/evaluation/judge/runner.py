@@ -1,7 +1,6 @@
-"""Judging many items so that nothing is judged twice and nothing finished is lost to a crash."""
+"""Judges many answers: a crash loses no finished judgement, and no prompt is judged twice."""
 
-import hashlib
-import json
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,27 +10,21 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
-from pydantic import ValidationError
-
 from gpt2.core.errors import UserError
-from gpt2.core.params import Params
+from gpt2.core.locks import locked
+from gpt2.core.progress import Progress
 from gpt2.evaluation.judge.protocol import Judge, JudgeError, JudgeGone, parse_score
 from gpt2.evaluation.judge.tasks import Task, Variant
+from gpt2.evaluation.judge.verdict_log import Verdict, cache_key, read_verdicts
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["scored", "invalid", "error"]
 
 
-class Verdict(Params):
-    """What came of one prompt: a line of the log. Either ``reply`` or ``error`` is there."""
-
-    key: str
-    reply: str | None
-    error: str | None
-
-
 @dataclass(frozen=True)
 class Judgement:
-    """A task with its verdict. There is a ``score`` (0 to 100) just when the status is "scored"."""
+    """A task and its verdict. ``score`` (0 to 100) is set if the status is "scored"."""
 
     id: int
     kind: str
@@ -45,19 +38,34 @@ class Judgement:
     prompt: str
 
 
+def judge_all(tasks: Sequence[Task], judge: Judge, log: Path) -> list[Judgement]:
+    """The `judgements` of ``tasks``, with a progress bar.
+
+    A lock beside ``log`` makes a second process wait that judges the same answers.
+    """
+    judged = []
+    with locked(log.with_suffix(".lock"), on_wait=_report_wait):
+        progress = Progress("judging", len(tasks), "answer")
+        for judgement in judgements(tasks, judge, log):
+            judged.append(judgement)
+            progress.advance()
+        progress.close()
+    return judged
+
+
 def judgements(tasks: Sequence[Task], judge: Judge, log: Path) -> Iterator[Judgement]:
     """Judge ``tasks`` and yield one judgement for each, in order.
 
-    Each verdict is appended to ``log`` (JSON Lines) as it comes. A prompt that has its reply there,
-    from this judge with these options, is not put again; one that failed in an earlier run is.
+    Each verdict is appended to ``log`` as soon as it is there. A prompt whose reply is already in
+    the log, by the same judge with the same options, is not sent again. One that failed is.
 
     Raises:
-        UserError: ``log`` holds a line that is no verdict (a cut last line is repaired instead), or
-            the judge is gone; finished verdicts are in ``log``.
+        UserError: a line of ``log`` is not a verdict (a cut last line is removed instead), or the
+            judge is gone; the finished verdicts are in ``log``.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     keys = [cache_key(judge, task.prompt) for task in tasks]
-    verdicts = {verdict.key: verdict for verdict in _read(log) if verdict.reply is not None}
+    verdicts = {verdict.key: verdict for verdict in read_verdicts(log) if verdict.reply is not None}
     prompts = {
         key: task.prompt for key, task in zip(keys, tasks, strict=True) if key not in verdicts
     }
@@ -72,7 +80,7 @@ def judgements(tasks: Sequence[Task], judge: Judge, log: Path) -> Iterator[Judge
                     finished = sum(key in replied for key in keys)
                     raise UserError(
                         f"{error}\n{finished} of {len(tasks)} judgements are finished and kept: "
-                        "run the stage again, it goes on from them"
+                        "run the stage again, and it continues from them"
                     ) from error
                 file.write(verdict.model_dump_json() + "\n")
                 file.flush()
@@ -80,14 +88,8 @@ def judgements(tasks: Sequence[Task], judge: Judge, log: Path) -> Iterator[Judge
             yield _judgement(task, verdicts[key], judge.digest)
 
 
-def cache_key(judge: Judge, text: str) -> str:
-    """sha256 over the judge, its options and ``text``: all that a reply depends on."""
-    content = json.dumps([judge.digest, dict(judge.options), text], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
 def counts(judged: Sequence[Judgement]) -> dict[str, int]:
-    """How many there are, and of each status; the statuses sum up to ``n_total``."""
+    """Number of judgements: in total (``n_total``) and of each status, which add up to it."""
     statuses = [judgement.status for judgement in judged]
     return {
         "n_total": len(statuses),
@@ -97,11 +99,24 @@ def counts(judged: Sequence[Judgement]) -> dict[str, int]:
     }
 
 
+def scores_by_id(judged: Sequence[Judgement], variant: Variant) -> dict[int, int]:
+    """The scores of a variant, by the record's id. Answers without a score are not included."""
+    return {
+        judgement.id: judgement.score
+        for judgement in judged
+        if judgement.variant == variant and judgement.score is not None
+    }
+
+
+def _report_wait(holder: str) -> None:
+    logger.info("waiting for process %s: this judge grades the same responses there", holder)
+
+
 def _verdicts(judge: Judge, prompts: Mapping[str, str]) -> Iterator[Verdict]:
-    """The judge's verdicts on ``prompts``, by key, in the order in which they are finished.
+    """The judge's verdicts on ``prompts`` (by key), in the order in which they are finished.
 
     Raises:
-        JudgeGone: after the verdicts that could still be had.
+        JudgeGone: after the verdicts that were still in flight.
     """
     if judge.concurrency == 1:
         for key, prompt in prompts.items():
@@ -112,7 +127,7 @@ def _verdicts(judge: Judge, prompts: Mapping[str, str]) -> Iterator[Verdict]:
 
     def work() -> None:
         try:
-            with suppress(IndexError):  # Nothing is waiting any more.
+            with suppress(IndexError):  # nothing is waiting any more
                 while True:
                     key, prompt = waiting.popleft()
                     finished.put(_ask(judge, prompt, key))
@@ -123,7 +138,7 @@ def _verdicts(judge: Judge, prompts: Mapping[str, str]) -> Iterator[Verdict]:
             finished.put(None)
 
     gone: JudgeGone | None = None
-    # Unlike a pool's, daemon threads do not hold up Ctrl-C until a server that hangs times out.
+    # Daemon threads: those of a pool would delay Ctrl-C until a hanging server times out.
     for _ in range(judge.concurrency):
         threading.Thread(target=work, daemon=True).start()
     try:
@@ -141,13 +156,13 @@ def _verdicts(judge: Judge, prompts: Mapping[str, str]) -> Iterator[Verdict]:
 
 def _ask(judge: Judge, prompt: str, key: str) -> Verdict:
     try:
-        return Verdict(key=key, reply=_writable(judge.judge(prompt)), error=None)
+        return Verdict(key=key, reply=_encodable(judge.judge(prompt)), error=None)
     except JudgeError as error:
-        return Verdict(key=key, reply=None, error=_writable(str(error)))
+        return Verdict(key=key, reply=None, error=_encodable(str(error)))
 
 
-def _writable(text: str) -> str:
-    """JSON may hold half a character (a lone surrogate), UTF-8 may not."""
+def _encodable(text: str) -> str:
+    """Escape lone surrogates, which JSON allows but UTF-8 does not."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -165,21 +180,3 @@ def _judgement(task: Task, verdict: Verdict, digest: str) -> Judgement:
         judge=digest,
         prompt=task.prompt,
     )
-
-
-def _read(log: Path) -> Iterator[Verdict]:
-    """The verdicts of a log, after cutting off a last line that a kill left without its end."""
-    if not log.exists():
-        return
-    data = log.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with log.open("r+b") as file:
-            file.truncate(whole)
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
-        try:
-            yield Verdict.model_validate_json(line)
-        except ValidationError as error:
-            raise UserError(
-                f"{log}: line {number} is no verdict of a judge. Delete the file to judge afresh"
-            ) from error

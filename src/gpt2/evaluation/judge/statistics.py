@@ -1,4 +1,4 @@
-"""Statistics of scores: how well two groups are told apart, how sure a difference is."""
+"""Statistics of scores: AUC, mean difference with a confidence interval, histogram."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 BIN_WIDTH = 10
+"""Scores in a bin of the histogram."""
 
 
 class Difference(NamedTuple):
@@ -17,9 +18,9 @@ class Difference(NamedTuple):
 
 
 def auc(right: Sequence[float], wrong: Sequence[float]) -> float:
-    """Chance that a right answer scores above a wrong one, a tie counting half (Mann-Whitney).
+    """Probability that a right answer scores above a wrong one; a tie counts half (Mann-Whitney).
 
-    1 tells them apart, 0.5 is guessing.
+    1 is perfect separation, 0.5 is guessing.
 
     Raises:
         ValueError: one of the groups is empty.
@@ -31,16 +32,16 @@ def auc(right: Sequence[float], wrong: Sequence[float]) -> float:
 
 
 def mean_difference(
-    ours: Sequence[float], theirs: Sequence[float], samples: int, seed: int
+    first: Sequence[float], second: Sequence[float], samples: int, seed: int
 ) -> Difference:
-    """Mean of ``ours[i] - theirs[i]``; interval by percentile bootstrap over the pairs.
+    """Mean of ``first[i] - second[i]``, with a percentile bootstrap interval over the pairs.
 
     Raises:
-        ValueError: no pairs, or not as many of the one as of the other.
+        ValueError: no pairs, or unequal numbers of scores.
     """
-    if not ours or len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} and {len(theirs)} scores: expected pairs, at least one")
-    differences = np.subtract(ours, theirs)
+    if not first or len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} scores: expected pairs, at least one")
+    differences = np.subtract(first, second)
     random = np.random.default_rng(seed)
     size = len(differences)
     means = [differences[random.integers(size, size=size)].mean() for _ in range(samples)]
@@ -49,7 +50,7 @@ def mean_difference(
 
 
 def histogram(scores: Sequence[int]) -> dict[int, int]:
-    """Count of scores in each bin of ten, by its lowest score: 0, 10, ... 90; 100 falls into 90."""
+    """Number of scores in each bin, by its lower edge: 0, 10, ... 90. 100 is in the last bin."""
     counts = dict.fromkeys(range(0, 100, BIN_WIDTH), 0)
     for score in scores:
         counts[min(score // BIN_WIDTH, 9) * BIN_WIDTH] += 1

@@ -1,4 +1,4 @@
-"""What the judgements of a run come to, in numbers and in words."""
+"""Summarises the judgements of a run, as metrics and as text."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,21 +7,23 @@ from typing import Any
 from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.params import LlamaEvalParams
 from gpt2.evaluation.judge.protocol import ends_early, has_reasoning
-from gpt2.evaluation.judge.runner import Judgement, counts
-from gpt2.evaluation.judge.statistics import auc, histogram, mean_difference
-from gpt2.evaluation.judge.tasks import VARIANTS, Variant
+from gpt2.evaluation.judge.runner import Judgement, counts, scores_by_id
+from gpt2.evaluation.judge.statistics import auc, mean_difference
+from gpt2.evaluation.judge.tasks import VARIANTS
 
 
 def summarise(judged: Sequence[Judgement], params: LlamaEvalParams) -> dict[str, Any]:
-    """Counts, mean and median of each variant; the lead over the base model; the judge's worth.
+    """Metrics of a run: the variants' scores, the models' difference, and the controls.
 
-    ``reasoned``: replies of which reasoning was removed before they were read.
+    Returns:
+        for each variant, counts, mean and median; ``difference`` of finetuned and base model;
+        ``control_auc`` and ``trusted``; ``reasoned``, the number of replies with reasoning.
 
     Raises:
-        UserError: more than ``max_invalid`` of them have no score, or none can be compared.
+        UserError: a share above ``max_invalid`` has no score, or there is nothing to compare.
     """
     failed = [judgement for judgement in judged if judgement.score is None]
-    scores = {variant: _scores(judged, variant) for variant in VARIANTS}
+    scores = {variant: scores_by_id(judged, variant) for variant in VARIANTS}
     pairs = sorted(scores["finetuned"].keys() & scores["base"].keys())
     comparable = pairs and scores["reference"] and scores["shuffled"]
     if len(failed) > params.max_invalid * len(judged) or not comparable:
@@ -50,7 +52,7 @@ def summarise(judged: Sequence[Judgement], params: LlamaEvalParams) -> dict[str,
 
 
 def in_words(summary: Mapping[str, Any], min_control_auc: float) -> str:
-    """The summary for a reader: what the means are, and whether to believe them."""
+    """The summary as text: the means, and whether the judge is trusted."""
     difference = summary["difference"]
     text = (
         f"judged: finetuned {summary['finetuned']['mean']:.1f}, base {summary['base']['mean']:.1f} "
@@ -64,41 +66,24 @@ def in_words(summary: Mapping[str, Any], min_control_auc: float) -> str:
         return text + "the judge is trusted"
     return text + (
         "NOT trusted\n"
-        "This judge cannot tell right from wrong answers here, so its means prove the plumbing, "
-        "not the model. A larger judge can be named in section 'judge' of the parameters."
+        "This judge cannot tell right from wrong answers here, so its means say nothing about the "
+        "models. Set a larger judge in section 'judge' of the parameters."
     )
-
-
-def histogram_rows(judged: Sequence[Judgement]) -> list[dict[str, object]]:
-    """Rows ``variant, score, count``; ``score`` is the lowest of a bin of ten."""
-    return [
-        {"variant": variant, "score": low, "count": count}
-        for variant in VARIANTS
-        for low, count in histogram(list(_scores(judged, variant).values())).items()
-    ]
-
-
-def _scores(judged: Sequence[Judgement], variant: Variant) -> dict[int, int]:
-    """Score by id."""
-    return {
-        judgement.id: judgement.score
-        for judgement in judged
-        if judgement.variant == variant and judgement.score is not None
-    }
 
 
 def _failure(failed: Sequence[Judgement], total: int, max_invalid: float) -> str:
     tally = counts(failed)
     first = failed[0]
-    reason = first.error or f"the reply {first.reply!r} is no score"
+    reason = first.error or f"the reply {first.reply!r} is not a score"
     if first.reply is not None and ends_early(first.reply):
         reason += (
-            ". It ends before the answer: a model that reasons first needs room for that, too, in "
-            "llama3_eval.max_tokens"
+            ". It ends before the answer: a model that reasons first needs room for that too: "
+            "raise llama3_eval.max_tokens"
         )
     return (
         f"{len(failed)} of {total} judgements have no score ({tally['invalid']} invalid, "
         f"{tally['error']} error); llama3_eval.max_invalid allows a share of {max_invalid}.\n"
         f"The first, {first.variant} answer {first.id}: {reason}\n"
-        "Finished judgements are kept: mend the cause and run the stage again, it goes on from them"
+        "Finished judgements are kept: fix the cause and run the stage again, and it continues "
+        "from them"
     )

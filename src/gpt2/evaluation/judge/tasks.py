@@ -1,18 +1,21 @@
-"""From the responses of two models to the questions put to the judge, controls included."""
+"""From the responses of two models to the judge's prompts, including those of the controls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
+from gpt2.core import files
+from gpt2.core.errors import UserError
 from gpt2.core.params import Params
 from gpt2.evaluation.judge.controls import shuffled_references, stratified_sample
 from gpt2.evaluation.judge.params import LlamaEvalParams
 from gpt2.evaluation.judge.protocol import Item, build_prompt
 
 Variant = Literal["finetuned", "base", "reference", "shuffled"]
-"""Whose answer is judged: a model's, or one of the two controls'."""
+"""Whose answer is judged: a model's, or a control's (`controls`)."""
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
@@ -32,7 +35,7 @@ class Response(Params):
 
 @dataclass(frozen=True)
 class Task:
-    """One question to the judge."""
+    """One prompt for the judge."""
 
     id: int
     kind: str
@@ -40,11 +43,27 @@ class Task:
     prompt: str
 
 
-def make_tasks(responses: Sequence[Response], params: LlamaEvalParams) -> list[Task]:
-    """Both models' answers to a sample of the records, and both controls of a part of this sample.
+def load_tasks(responses_dir: Path, params: LlamaEvalParams) -> list[Task]:
+    """The tasks for the responses that the stage ``generate-responses`` wrote.
 
     Raises:
-        ValueError: all references are the same text, so there is no wrong answer to shuffle in.
+        UserError: the directory is missing or damaged, a response is not valid, or there is no
+            wrong answer for a control.
+    """
+    files.read_manifest(responses_dir)
+    path = responses_dir / "responses.jsonl"
+    responses = _read_responses(path)
+    try:
+        return make_tasks(responses, params)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def make_tasks(responses: Sequence[Response], params: LlamaEvalParams) -> list[Task]:
+    """Both models' answers to a sample of the records, and both controls for a part of the sample.
+
+    Raises:
+        ValueError: all references are the same text, so no other one can serve as a wrong answer.
     """
     sample = stratified_sample(responses, params.n_items, params.seed)
     control = stratified_sample(sample, params.n_controls, params.seed)
@@ -63,3 +82,18 @@ def make_tasks(responses: Sequence[Response], params: LlamaEvalParams) -> list[T
 def _task(response: Response, variant: Variant, answer: str, seed: int) -> Task:
     item = Item(response.instruction, response.input, response.reference, answer)
     return Task(response.id, response.kind, variant, build_prompt(item, seed))
+
+
+def _read_responses(path: Path) -> list[Response]:
+    responses, problems = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            responses.append(Response.model_validate_json(line))
+        except ValidationError as error:
+            problems += [
+                f"  line {number}: {'.'.join(map(str, problem['loc']))} {problem['msg']}"
+                for problem in error.errors()
+            ]
+    if problems or not responses:
+        raise UserError(f"{path}: no valid responses\n" + "\n".join(problems or ["  it is empty"]))
+    return responses

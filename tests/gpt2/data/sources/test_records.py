@@ -12,7 +12,7 @@ from gpt2.data.sources.own_data import OwnCorpus, draw
 from gpt2.data.sources.records import InstructionRecord, sample_records
 from gpt2.evaluation.judge.params import LlamaEvalParams
 from gpt2.evaluation.judge.tasks import VARIANTS, Response, make_tasks
-from gpt2.evaluation.responses import choose_records as choose_for_answers
+from gpt2.evaluation.responses import choose_test_records
 from gpt2.training.finetuning import FinetuneParams
 from scripts.deps import ROOT
 from stages.finetune import choose_records as choose_for_training
@@ -66,7 +66,7 @@ def test_a_draw_is_even(feature: str, seed: int) -> None:
 
 @pytest.mark.parametrize("feature", ["input", "position"])
 def test_what_is_answered_is_even_within_each_kind(feature: str) -> None:
-    drawn = choose_for_answers(RECORDS, 100, seed=123)
+    drawn = choose_test_records(RECORDS, 100, seed=123)
     for kind in KINDS:
         of_kind = [[r for r in some if r.kind == kind] for some in (drawn, RECORDS)]
         assert len(of_kind[0]) == 100

@@ -1,4 +1,4 @@
-"""A real judge that fits into a test: random weights, a moment to load, some 10 ms a judgement."""
+"""A real judge for tests: random weights, fast to load, about 10 ms per judgement."""
 
 from pathlib import Path
 

@@ -1,12 +1,12 @@
-"""llama.cpp's own HTTP server, with OpenAI's protocol, as a process: ``MODEL PORT [API_KEY]``."""
+"""llama.cpp's own OpenAI-compatible HTTP server, as a process: ``MODEL PORT [API_KEY]``."""
 
 import sys
 import time
 
 import xllamacpp
 
-# The tiny model's own template ends in text, and llama.cpp cannot go on from that under a schema:
-# this model splits it into other tokens than the schema's grammar.
+# The tiny model's own template ends in text. llama.cpp cannot continue that under a schema, since
+# this model tokenizes it differently from the schema's grammar.
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 

@@ -1,4 +1,4 @@
-"""Servers as processes of their own, so that they can be killed in the middle."""
+"""Servers in their own processes, so that a test can kill them."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(module: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """``python -m module``, once it has said where it listens; killed with the block."""
+    """Run ``python -m module`` until the block ends. Waits until it prints its address."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     with subprocess.Popen(

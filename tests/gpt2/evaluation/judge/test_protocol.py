@@ -1,4 +1,4 @@
-"""Strict reading of replies, and prompts that a response cannot break out of."""
+"""Strict parsing of replies, and prompts that a response cannot break out of."""
 
 import re
 
@@ -126,7 +126,7 @@ def test_scores(reply, score):
         "<think>a</think>80 or 90",
     ],
 )
-def test_all_else_is_invalid(reply):
+def test_any_other_reply_is_invalid(reply):
     assert parse_score(reply) is None
 
 
@@ -144,11 +144,11 @@ def test_all_else_is_invalid(reply):
         ("It is right.", False, False),
     ],
 )
-def test_reasoning_is_told_from_an_answer(reply, reasoned, early):
+def test_reasoning_is_separated_from_the_answer(reply, reasoned, early):
     assert (has_reasoning(reply), ends_early(reply)) == (reasoned, early)
 
 
-def test_reasoning_that_came_apart_is_put_in_front():
+def test_separate_reasoning_is_put_in_front():
     assert with_reasoning("a", "80") == "<think>a</think>80"
     for nothing in (None, "", "\n"):
         assert with_reasoning(nothing, "80") == "80"
@@ -199,7 +199,7 @@ def test_a_response_cannot_close_its_fence():
 def test_an_injection_stays_inside_its_fence(response):
     prompt = attack(response)
     fence = fence_of(prompt)
-    assert prompt.count(fence) == 3  # once to announce it
+    assert prompt.count(fence) == 3  # once in the instructions
     before, inside, after = prompt.split(f"\n{fence}\n")
     plain_before, _, plain_after = attack("4").split(f"\n{fence_of(attack('4'))}\n")
     assert before.replace(fence, "") == plain_before.replace(fence_of(attack("4")), "")

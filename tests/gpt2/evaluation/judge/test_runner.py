@@ -1,4 +1,4 @@
-"""Finished judgements survive errors, damage and kill -9, and none is asked for twice."""
+"""Finished judgements survive errors, damage and kill -9, and no prompt is sent twice."""
 
 import json
 import signal
@@ -12,8 +12,9 @@ import pytest
 from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.backends.llamacpp import LlamaCppJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams
-from gpt2.evaluation.judge.runner import cache_key, counts, judgements
+from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 
 ROOT = Path(__file__).parents[4]
 
@@ -26,7 +27,7 @@ def log_lines(log: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def test_each_judgement_is_on_disk_before_it_is_given_out(judge, tmp_path):
+def test_each_judgement_is_on_disk_before_it_is_yielded(judge, tmp_path):
     log = tmp_path / "runs" / "log.jsonl"
     for finished, judgement in enumerate(judgements(tasks(5), judge, log), start=1):
         lines = log_lines(log)
@@ -47,18 +48,12 @@ def test_a_rerun_asks_only_for_what_is_new(judge, tmp_path):
     assert len(log_lines(log)) == 6
 
 
-def test_one_prompt_of_two_tasks_is_put_once_and_counted_twice(judge, tmp_path):
+def test_one_prompt_of_two_tasks_is_sent_once_and_counted_twice(judge, tmp_path):
     log = tmp_path / "log.jsonl"
     (task,) = tasks(1)
     judged = list(judgements([task, task], judge, log))
     assert counts(judged)["n_total"] == 2
     assert len(log_lines(log)) == 1
-
-
-def test_other_options_and_other_models_are_other_questions(judge, tiny_model):
-    warmer = LlamaCppJudge(tiny_model, 1, LlamaEvalParams(seed=1, temperature=0.5))
-    assert cache_key(warmer, "prompt") != cache_key(judge, "prompt")
-    assert cache_key(judge, "prompt") != cache_key(judge, "Prompt")
 
 
 def test_invalid_and_failed_ones_are_counted_and_only_the_failed_are_asked_again(

@@ -1,4 +1,4 @@
-"""Statistics against worked examples and against a plain count."""
+"""Statistics compared with worked examples and a plain count."""
 
 from itertools import product
 

@@ -1,9 +1,13 @@
-"""Which questions are put: both models on one sample, both controls on a part of it."""
+"""The judge's tasks: both models on one sample, both controls on a part of it."""
 
 from collections import Counter, defaultdict
 
+import pytest
+
+from gpt2.core import files
+from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.params import LlamaEvalParams
-from gpt2.evaluation.judge.tasks import Response, make_tasks
+from gpt2.evaluation.judge.tasks import Response, load_tasks, make_tasks
 
 RESPONSES = [
     Response(
@@ -37,7 +41,7 @@ def test_models_share_a_sample_and_controls_are_part_of_it():
     assert Counter(task.kind for task in tasks if task.variant == "base") == {"a": 5, "b": 5}
 
 
-def test_each_variant_puts_its_own_answer():
+def test_each_variant_has_its_own_answer():
     for task in make_tasks(RESPONSES, PARAMS):
         answer = task.prompt.split("Student's answer:\n")[1].split("\n")[1]
         assert f"Instruction {task.id}." in task.prompt
@@ -52,3 +56,16 @@ def test_tasks_are_the_same_from_run_to_run_and_differ_by_seed():
     assert make_tasks(RESPONSES, PARAMS) == make_tasks(RESPONSES[::-1], PARAMS)
     other = LlamaEvalParams(n_items=10, n_controls=4, seed=7)
     assert make_tasks(RESPONSES, PARAMS) != make_tasks(RESPONSES, other)
+
+
+def test_tasks_are_loaded_from_the_responses_of_the_stage_before(tmp_path):
+    lines = "".join(response.model_dump_json() + "\n" for response in RESPONSES)
+    with files.new_directory(tmp_path / "responses") as new:
+        files.write_text(new / "responses.jsonl", lines)
+    assert load_tasks(tmp_path / "responses", PARAMS) == make_tasks(RESPONSES, PARAMS)
+    same = RESPONSES[0].model_dump_json() + "\n"
+    for text, message in ((same * 3, "all references are the same text"), ("", "it is empty")):
+        with files.new_directory(tmp_path / "responses") as new:
+            files.write_text(new / "responses.jsonl", text)
+        with pytest.raises(UserError, match=message):
+            load_tasks(tmp_path / "responses", PARAMS)

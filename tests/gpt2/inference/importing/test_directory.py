@@ -1,4 +1,4 @@
-"""Checkpoints in nanoGPT's and llm.c's layout, written here from models of `transformers`."""
+"""Import of checkpoints in nanoGPT's and llm.c's format, written from models of `transformers`."""
 
 import struct
 from pathlib import Path
@@ -36,7 +36,7 @@ def peer_model(directory: Path, **config: object) -> GPT2LMHeadModel:
 
 
 def linear(peer: GPT2LMHeadModel) -> dict[str, Tensor]:
-    """Its tensors under the same names, the matrices as `nn.Linear` has them."""
+    """Its tensors under the same names, with matrices in the orientation of `nn.Linear`."""
     return {
         name: tensor.t().contiguous() if name.endswith(MATRICES) else tensor
         for name, tensor in peer.state_dict().items()
@@ -46,7 +46,7 @@ def linear(peer: GPT2LMHeadModel) -> dict[str, Tensor]:
 def write_nanogpt(
     path: Path, state: dict[str, Tensor], prefix: str = "_orig_mod.", **args: Any
 ) -> Path:
-    """As nanoGPT's ``train.py`` does it: the optimizer and its own configuration come along."""
+    """Write a checkpoint like nanoGPT's ``train.py``, with optimizer state and configuration."""
     named = {f"{prefix}{name}": tensor for name, tensor in state.items()}
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([parameter])
@@ -65,7 +65,7 @@ def write_nanogpt(
 
 
 def write_llmc(path: Path, peer: GPT2LMHeadModel, version: int, padded: int = 384) -> Path:
-    """As llm.c's ``train_gpt2.py`` does it (``write_model``)."""
+    """Write a model like ``write_model`` in llm.c's ``train_gpt2.py``."""
     config, state = peer.config, {n: t for n, t in linear(peer).items() if n != "lm_head.weight"}
     header = np.zeros(256, "<i4")
     shape = (config.n_positions, config.vocab_size, config.n_layer, config.n_head, config.n_embd)
@@ -100,7 +100,7 @@ def refused(checkpoint: Path, tokenizer: Path, *parts: str) -> None:
 
 
 def check(peer: GPT2LMHeadModel, result: Result, output: Path, tolerance: float = 1e-5) -> None:
-    """The imported directory has the peer's logits, read by us and by `transformers`."""
+    """The imported directory has the peer's logits, here and in `transformers`."""
     assert result.exit_code == 0, result.output
     parameters = sum(p.numel() for p in weights.load(output).parameters())
     assert f"{parameters:,} parameters" in result.stderr
@@ -187,10 +187,10 @@ def test_an_imported_model_goes_through_the_commands(tokenizer: Path, tmp_path: 
         [i for i in continued[0, ids.shape[1] :].tolist() if i != VOCABULARY - 1]
     )
     again = run(tmp_path / "model.bin", tokenizer)
-    assert (again.exit_code, "there already" in again.stderr) == (1, True)
+    assert (again.exit_code, "exists already" in again.stderr) == (1, True)
 
 
-def test_what_is_no_gpt2_of_nanogpt_is_named(tokenizer: Path, tmp_path: Path) -> None:
+def test_an_invalid_nanogpt_checkpoint_is_named(tokenizer: Path, tmp_path: Path) -> None:
     state = linear(peer_model(tmp_path))
     path = tmp_path / "ckpt.pt"
     cases: list[tuple[dict[str, Tensor], dict[str, Any], str]] = [
@@ -237,7 +237,7 @@ def test_a_damaged_or_foreign_file_is_named(tokenizer: Path, tmp_path: Path) -> 
     refused(tmp_path / "peer", tokenizer, "needs no import")
 
 
-def test_a_bin_that_is_no_model_of_llmc_is_named(tokenizer: Path, tmp_path: Path) -> None:
+def test_an_invalid_llmc_file_is_named(tokenizer: Path, tmp_path: Path) -> None:
     path = write_llmc(tmp_path / "model.bin", peer_model(tmp_path), 3)
     whole = path.read_bytes()
 
@@ -271,7 +271,7 @@ def test_a_tokenizer_of_another_size_is_refused(tokenizer: Path, tmp_path: Path)
 
 
 @pytest.mark.network
-def test_without_a_tokenizer_gpt2s_is_fetched(
+def test_without_a_tokenizer_gpt2s_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,1 +1,1 @@
-"""What runs the judge's model: llama.cpp in this process, Ollama or an OpenAI-like server."""
+"""Backends of a judge: llama.cpp in this process, Ollama, or an OpenAI-compatible server."""

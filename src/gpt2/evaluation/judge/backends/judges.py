@@ -1,4 +1,4 @@
-"""The judge that section ``judge`` names."""
+"""Opens the judge that section ``judge`` describes."""
 
 from pathlib import Path
 
@@ -10,10 +10,15 @@ from gpt2.evaluation.judge.protocol import Judge
 
 
 def open_judge(params: JudgeParams, directory: Path, evaluation: LlamaEvalParams) -> Judge:
-    """The judge, ready for prompts; ``directory`` is the one that the download stage wrote.
+    """A judge that is ready for prompts.
+
+    Args:
+        params: section ``judge``.
+        directory: the judge's directory, which the download stage wrote.
+        evaluation: section ``llama3_eval``.
 
     Raises:
-        UserError: the model's file is not there, or its server does not answer or lacks it.
+        UserError: the model's file is missing, or the server does not answer or lacks the model.
     """
     if isinstance(params, LlamaCppParams):
         return LlamaCppJudge(directory / MODEL, params.threads, evaluation)

@@ -1,4 +1,4 @@
-"""A judge that runs in this process: any GGUF model, by llama.cpp (package xllamacpp)."""
+"""A judge in this process: any GGUF model, run by llama.cpp (package xllamacpp)."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,13 +17,14 @@ GRAMMAR = r"""
 root  ::= "{\"score\": " score "}"
 score ::= "100" | [1-9] [0-9] | [0-9]
 """
-"""The only replies that the model can give (GBNF, llama.cpp's notation)."""
+"""Grammar of the replies, in llama.cpp's GBNF notation: the model can give no others."""
 
 
 class LlamaCppJudge:
-    """A GGUF model; one prompt at a time and nothing kept between two, so order does not matter.
+    """A GGUF model, one prompt at a time. Nothing is cached, so the order does not matter.
 
-    A prompt that does not fit into ``n_ctx`` tokens together with its reply is an error, never cut.
+    A prompt that does not fit into ``n_ctx`` tokens together with its reply is an error; it is
+    never truncated.
 
     Raises:
         UserError: there is no file at ``path``; or, at the first prompt, llama.cpp cannot load it.
@@ -48,7 +49,7 @@ class LlamaCppJudge:
         }
 
     def judge(self, prompt: str) -> str:
-        """The reply to ``prompt``, sent as a user's message in the model's own chat template."""
+        """The reply to ``prompt``, sent as a user message with the model's own chat template."""
         reply = self._server.handle_chat_completions(
             {
                 "messages": [{"role": "user", "content": prompt}],
@@ -61,8 +62,8 @@ class LlamaCppJudge:
             raise JudgeError(f"llama.cpp: {reply['error']['message']}")
         return str(reply["choices"][0]["message"]["content"])
 
-    # Loaded by the first prompt: a server that is deleted before it was used can wait for ever
-    # (seen with xllamacpp 2026.10), and a rerun that has all its replies needs no model.
+    # Loaded at the first prompt. A server that is deleted unused can hang (seen with xllamacpp
+    # 2026.10), and a rerun with all replies in its log needs no model.
     @cached_property
     def _server(self) -> Any:
         import xllamacpp  # type: ignore[import-untyped]
@@ -72,8 +73,8 @@ class LlamaCppJudge:
         settings.n_ctx = self._n_ctx
         settings.n_parallel = 1
         settings.cpuparams_batch.n_threads = self._threads
-        # Threads wait for each other after every operation. In a reply, a few tokens long, two gain
-        # 0.05 s over one, and lose 10 s as soon as a core is busy with something else.
+        # One thread for the reply: threads synchronise after every operation. For a few tokens, two
+        # threads save 0.05 s, but lose 10 s as soon as another process uses a core.
         settings.cpuparams.n_threads = 1
         settings.cache_prompt = False
         settings.cache_ram_mib = 0
@@ -82,8 +83,8 @@ class LlamaCppJudge:
         settings.verbosity = 0
         try:
             return xllamacpp.Server(settings)
-        except (RuntimeError, LookupError, ValueError) as error:  # of a file that is no model
+        except (RuntimeError, LookupError, ValueError) as error:  # the file is not a model
             raise UserError(
                 f"{self._path}: llama.cpp cannot load this model ({error}) "
-                "Is it a whole GGUF file, and does it fit into memory?"
+                "Is it a complete GGUF file, and does it fit into memory?"
             ) from error

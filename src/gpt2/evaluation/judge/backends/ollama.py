@@ -1,4 +1,4 @@
-"""A model of an Ollama server as judge, as in the tutorial (API: docs/api.md of Ollama)."""
+"""A judge behind an Ollama server, as in the tutorial (API: Ollama's docs/api.md)."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from gpt2.evaluation.judge.backends.servers import (
     PROBE_TIMEOUT,
-    Away,
     Fault,
-    Patience,
+    Retries,
+    Unreachable,
     error_of,
     one_line,
     proxy_for,
-    through,
+    via_proxy,
 )
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams
 from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, with_reasoning
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 
 
 class OllamaJudge:
-    """A model held to the reply's schema; a prompt that does not fit is an error, never cut.
+    """A model of an Ollama server, with the reply's JSON schema as structured output.
+
+    A prompt that does not fit the context is an error; it is never truncated.
 
     Raises:
-        JudgeGone: no server answers, it has no such model, or does not say its version.
+        JudgeGone: no server answers, it has no such model, or does not state its version.
     """
 
     def __init__(self, params: OllamaParams, evaluation: LlamaEvalParams) -> None:
         self._model, self._address = params.model, params.address
         self._timeout, self._keep_alive = params.timeout, params.keep_alive
-        self._patience = Patience(params.patience)
+        self._retries = Retries(params.patience)
         self._proxy = proxy_for(self._address)
         self._client = _client(self._address, params.timeout, self._proxy)
         self._options = {
@@ -54,8 +56,8 @@ class OllamaJudge:
         }
 
     def judge(self, prompt: str) -> str:
-        """The reply to ``prompt``, sent as a user's message in the model's own chat template."""
-        return self._patience.reply(lambda: self._chat(prompt))
+        """The reply to ``prompt``, sent as a user message with the model's own chat template."""
+        return self._retries.reply(lambda: self._chat(prompt))
 
     def _chat(self, prompt: str) -> str:
         with self._errors(self._timeout, f"Fetch it: ollama pull {self._model}"):
@@ -68,7 +70,7 @@ class OllamaJudge:
                 options=self._options,
                 keep_alive=self._keep_alive,
             )
-        # Servers before 0.12.6 do not know "truncate": they cut a long prompt to just this length.
+        # Servers before 0.12.6 ignore "truncate" and cut a long prompt to exactly this length.
         if (reply.prompt_eval_count or 0) >= self._options["num_ctx"]:
             raise JudgeError(f"{self._name}: the prompt exceeds {self._options['num_ctx']} tokens")
         return with_reasoning(reply.message.thinking, reply.message.content or "")
@@ -80,14 +82,14 @@ class OllamaJudge:
         def ask() -> tuple[dict[str | None, str | None], str]:
             with self._errors(PROBE_TIMEOUT, "Is judge.host right?"):
                 digests = {model.model: model.digest for model in client.list().models}
-                # It has no method for this question, and no other client may go another way.
+                # The client has no method for the version. Another client might not use the proxy.
                 answer = client._request_raw("GET", "/api/version")  # type: ignore[no-untyped-call]
                 version = answer.json()["version"]
                 if not (version and isinstance(version, str)):
                     raise ValueError(f"its version is {version!r}")
                 return digests, version
 
-        digests, version = self._patience.identity(ask)
+        digests, version = self._retries.identity(ask)
         digest = digests.get(self._model) or digests.get(f"{self._model}:latest")
         if not digest:
             there = ", ".join(sorted(filter(None, digests))) or "none"
@@ -99,11 +101,11 @@ class OllamaJudge:
 
     @property
     def _name(self) -> str:
-        return f"Ollama at {self._address}{through(self._proxy)}"
+        return f"Ollama at {self._address}{via_proxy(self._proxy)}"
 
     @contextmanager
     def _errors(self, timeout: float, if_missing: str) -> Iterator[None]:
-        """The client's exceptions as ours; ``if_missing`` says what to do about status 404."""
+        """Translates the client's exceptions; ``if_missing`` is the hint for status 404."""
         import httpx
         import ollama
 
@@ -112,37 +114,37 @@ class OllamaJudge:
         except ollama.ResponseError as error:
             hint = f". {if_missing}" if error.status_code == 404 else ""
             message = f"{self._name}: {one_line(error.error)} (status {error.status_code}){hint}"
-            cause = error.__context__  # What the client made it of has the headers.
+            cause = error.__context__  # the original exception, which has the headers
             headers = cause.response.headers if isinstance(cause, httpx.HTTPStatusError) else {}
             raise error_of(error.status_code, message, headers) from error
         except httpx.TimeoutException as error:
             raise Fault(f"{self._name}: no answer within {timeout:g} s") from error
         except (ConnectionError, httpx.TransportError) as error:
-            raise Away(
-                f"judge.host: no Ollama server answers at {self._address}{through(self._proxy)}. "
+            raise Unreachable(
+                f"judge.host: no Ollama server answers at {self._address}{via_proxy(self._proxy)}. "
                 "Start it: ollama serve"
             ) from error
         except ValidationError as error:
             answer = error.errors()[0]["input"]
             raise Fault(f"{self._name}: not a reply: {answer!r:.300}") from error
-        # The client builds its result from whatever comes, or fails to.
+        # What the client raises for malformed answers.
         except (
             *(ValueError, TypeError, AttributeError, KeyError, RecursionError),
-            httpx.RequestError,  # what is left of it: not the compression that it says, redirects
+            httpx.RequestError,  # of its remaining kinds: wrong compression, redirects
         ) as error:
             raise Fault(f"{self._name}: not an answer of Ollama ({error})") from error
 
 
 def _client(address: str, timeout: float, proxy: str | None) -> "Client":
-    """The official client, which sends two more fields than its signature has."""
+    """The official client, with two fields in the request that its signature does not have."""
     import httpx
 
-    # As soon as it is imported it makes a client of its own, which fails for some proxies.
+    # At its import the package creates a default client, which fails for some proxies.
     with _environment("no_proxy", "*"):
         import ollama
 
     class WholePrompt(httpx.HTTPTransport):
-        """Asks Ollama to refuse a prompt that does not fit, in place of cutting it."""
+        """Tells Ollama to refuse a prompt that does not fit, instead of truncating it."""
 
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             if request.url.path.endswith("/api/chat"):
@@ -157,13 +159,13 @@ def _client(address: str, timeout: float, proxy: str | None) -> "Client":
                 )
             return super().handle_request(request)
 
-    # The client hands further arguments to httpx.
+    # The client passes further arguments to httpx.
     return ollama.Client(address, timeout=timeout, transport=WholePrompt(proxy=proxy))
 
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """An environment variable has this value while the block runs."""
+    """Set an environment variable while the block runs."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,4 +1,4 @@
-"""A judge behind any endpoint that speaks OpenAI's chat protocol: vLLM, llama.cpp, LM Studio."""
+"""A judge behind any server with OpenAI's chat completions API: vLLM, llama.cpp, LM Studio."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2.evaluation.judge.backends.servers import (
     PROBE_TIMEOUT,
-    Away,
     Fault,
-    Patience,
+    Retries,
+    Unreachable,
     error_of,
     one_line,
     proxy_for,
-    through,
+    via_proxy,
 )
 from gpt2.evaluation.judge.params import LlamaEvalParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, with_reasoning
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STABLE = ("id", "owned_by", "root", "meta")
-"""What of ``/v1/models`` describes the model; the rest may change from call to call."""
+"""Fields of ``/v1/models`` that describe the model. Others may change from call to call."""
 FORMATS: Mapping[str, dict[str, Any]] = {
     "json_schema": {
         "type": "json_schema",
@@ -38,13 +38,13 @@ FORMATS: Mapping[str, dict[str, Any]] = {
     "json_object": {"type": "json_object"},
 }
 PROBE = 'Reply with JSON only: {"score": 0}'
-"""A prompt that a server takes, unless it refuses a parameter of the request."""
+"""A prompt to find out whether the server refuses a parameter of the request."""
 NO_LIST = (404, 405, 501)
-"""Statuses of a server that does not have ``/v1/models``."""
+"""HTTP statuses of a server without ``/v1/models``."""
 NEWER_NAME = "max_completion_tokens"
-"""Of ``max_tokens``; OpenAI's own reasoning models know no other."""
+"""The newer name of ``max_tokens``, which OpenAI's own reasoning models require."""
 KEYS = {"response_format": "judge.structured", NEWER_NAME: "llama3_eval.max_tokens"}
-"""Where a parameter of a request comes from, if not from its namesake in ``llama3_eval``."""
+"""Where a request's parameter is set in params.yaml, if not as ``llama3_eval.<its name>``."""
 HINTS = {401: ". Is judge.api_key_env right?", 403: ". Is judge.api_key_env right?"}
 REFUSED = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|unexpected|deprecated"
@@ -52,14 +52,14 @@ REFUSED = re.compile(
     r"|only [\w.]+ is (?:support|allow|accept)",
     re.IGNORECASE,
 )
-"""What servers say of a parameter that they do not take."""
+"""Words in the error message of a server that does not support a parameter."""
 
 
 class OpenAICompatibleJudge:
-    """A model known by its name and by what the server says of it.
+    """A model that is identified by its name and by the server's description of it.
 
-    That says less than a digest of the weights: a server that swaps them under the same name goes
-    unnoticed. So the address is among the options, with the parameters that the server takes.
+    This is weaker than a digest of the weights: if a server replaces them under the same name, it
+    goes unnoticed. So `options` include the address, and the parameters that the server supports.
 
     Raises:
         JudgeGone: no server answers, it refuses the key, or it has no such model.
@@ -70,7 +70,7 @@ class OpenAICompatibleJudge:
 
         self._model, self._address = params.model, params.base_url.rstrip("/")
         self._timeout, self._key = params.timeout, _key(params.api_key_env)
-        self._patience = Patience(params.patience)
+        self._retries = Retries(params.patience)
         self._proxy = proxy_for(self._address)
         self._client = openai.OpenAI(
             base_url=self._address,
@@ -87,7 +87,7 @@ class OpenAICompatibleJudge:
 
     @property
     def options(self) -> Mapping[str, object]:
-        """All else that a reply depends on; null: a parameter that the server refuses."""
+        """Everything else that a reply depends on; null: a parameter that the server refuses."""
         return {
             "engine": f"openai {self._address}",
             "concurrency": self.concurrency,
@@ -95,12 +95,12 @@ class OpenAICompatibleJudge:
         }
 
     def judge(self, prompt: str) -> str:
-        """The reply to ``prompt``, sent as a user's message in the model's own chat template."""
-        return self._patience.reply(lambda: self._chat(prompt, self._sampling))
+        """The reply to ``prompt``, sent as a user message with the model's own chat template."""
+        return self._retries.reply(lambda: self._chat(prompt, self._sampling))
 
     @cached_property
     def _sampling(self) -> dict[str, Any]:
-        """The parameters of a request that the server takes, found out by asking."""
+        """The parameters of a request that the server supports, found by trying them."""
         sampling = dict(self._wanted)
         while complaint := self._complaint(sampling):
             name, message = complaint
@@ -108,19 +108,19 @@ class OpenAICompatibleJudge:
             if name == "max_tokens" and (refused or NEWER_NAME in message):
                 sampling = {NEWER_NAME: sampling.pop(name), **sampling}
             elif name in ("temperature", "seed") and refused:
-                log.warning("%s\nSo llama3_eval.%s is left out", message, name)
+                log.warning("%s\nSo llama3_eval.%s is not sent", message, name)
                 sampling[name] = None
             else:
                 raise JudgeGone(f"{message}\nChange {KEYS.get(name, f'llama3_eval.{name}')}")
         return sampling
 
     def _complaint(self, sampling: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The first parameter that the server complains of, and what it says.
+        """The first parameter that the server's error message names, and this message.
 
-        Other failures are those of the prompts to come.
+        None: it accepts them all, or fails for another reason, which the real prompts will show.
         """
         try:
-            self._patience.insist(lambda: self._chat(PROBE, sampling))
+            self._retries.retry(lambda: self._chat(PROBE, sampling))
         except JudgeError as error:
             sent = "|".join(name for name, value in sampling.items() if value is not None)
             named = re.search(rf"\b({sent})\b", str(error))
@@ -139,10 +139,10 @@ class OpenAICompatibleJudge:
             return _text(reply.choices[0].message)
 
     def _identify(self) -> str:
-        """sha256 over what the server says of the model."""
-        models = self._patience.identity(self._models)
+        """sha256 of the server's description of the model."""
+        models = self._retries.identity(self._models)
         if models is None:
-            self._check_that_it_answers()
+            self._check_reply()
             return _digest({"id": self._model})
         if self._model not in models:
             there = ", ".join(sorted(models)) or "none"
@@ -153,7 +153,7 @@ class OpenAICompatibleJudge:
         return _digest(known)
 
     def _models(self) -> dict[str, dict[str, Any]] | None:
-        """What the server says of its models, by name; None: it has no such list."""
+        """The server's description of its models, by name; None: it has no such list."""
         import openai
 
         with self._errors(PROBE_TIMEOUT):
@@ -165,20 +165,22 @@ class OpenAICompatibleJudge:
                 raise
             return {model.id: model.model_dump(mode="json") for model in page.data}
 
-    def _check_that_it_answers(self) -> None:
-        """For a server that lists no models: is it one at all, and does it have this one?"""
+    def _check_reply(self) -> None:
+        """Check that a server without a list of models replies, and has this model."""
         try:
-            self._patience.identity(lambda: self._chat(PROBE, self._sampling))
+            self._retries.identity(lambda: self._chat(PROBE, self._sampling))
         except JudgeGone as error:
             raise JudgeGone(
                 f"{self._address} has no list of models (/models: status 404, 405 or 501), and: "
                 f"{error}. Is judge.base_url right?"
             ) from error
-        log.info("%s has no list of models: %s is known by its name", self._address, self._model)
+        log.info(
+            "%s has no list of models: %s is identified by its name", self._address, self._model
+        )
 
     @contextmanager
     def _errors(self, timeout: float) -> Iterator[None]:
-        """The client's exceptions as ours; a server that repeats the key does not give it away."""
+        """Translates the client's exceptions, and removes the API key from messages."""
         import openai
 
         try:
@@ -191,11 +193,11 @@ class OpenAICompatibleJudge:
         except openai.APITimeoutError as error:
             raise Fault(f"{self._address}: no answer within {timeout:g} s") from error
         except openai.APIConnectionError as error:
-            raise Away(
-                f"judge.base_url: no server answers at {self._address}{through(self._proxy)}. "
+            raise Unreachable(
+                f"judge.base_url: no server answers at {self._address}{via_proxy(self._proxy)}. "
                 "Start it, or name another"
             ) from error
-        # The client builds its result from whatever comes, or fails to.
+        # What the client raises for malformed answers.
         except (
             *(ValueError, TypeError, AttributeError, IndexError, RecursionError),
             openai.APIError,
@@ -204,7 +206,7 @@ class OpenAICompatibleJudge:
 
 
 def _http_client(proxy: str | None) -> "DefaultHttpxClient":
-    """One that sends all through ``proxy``, or all straight, whatever the environment says."""
+    """A client that uses ``proxy``, or none, whatever the environment says."""
     import httpx2  # what openai runs on
     import openai
 
@@ -217,23 +219,23 @@ def _digest(known: Mapping[str, Any]) -> str:
 
 
 def _text(message: Any) -> str:
-    """The reply of a message, its reasoning in front; servers have two names for that."""
+    """The reply in a message, preceded by its reasoning, for which servers have two names."""
     reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    return with_reasoning(_written(reasoning), _written(message.content))
+    return with_reasoning(_content_text(reasoning), _content_text(message.content))
 
 
-def _written(content: object) -> str:
-    """A content, which is a text, or a list of parts that are texts or reasoning."""
+def _content_text(content: object) -> str:
+    """Content as text; it may be a list of parts with text or reasoning."""
     match content:
         case str():
             return content
         case [*parts]:
-            return "".join(map(_written, parts))
+            return "".join(map(_content_text, parts))
         case {"type": "thinking" | "reasoning", "thinking": thoughts} | {
             "type": "thinking" | "reasoning",
             "text": thoughts,
         }:
-            return with_reasoning(_written(thoughts), "")
+            return with_reasoning(_content_text(thoughts), "")
         case {"text": str(text)}:
             return text
     return ""
@@ -241,7 +243,7 @@ def _written(content: object) -> str:
 
 def _key(variable: str | None) -> str:
     if variable is None:
-        return "no-key-needed"  # The client insists on one, and would else send OPENAI_API_KEY.
+        return "no-key-needed"  # the client requires a key, and would send OPENAI_API_KEY
     if not os.environ.get(variable):
         raise JudgeGone(f"judge.api_key_env: the environment variable {variable} is not set")
     return os.environ[variable]

@@ -1,4 +1,4 @@
-"""What all judges behind an HTTP server do when it is busy, ill or gone, and how they reach it."""
+"""Retries, errors and proxies of all judges behind an HTTP server."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,17 +9,18 @@ from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.protocol import JudgeError, JudgeGone
 
 PROBE_TIMEOUT = 10.0
-"""Seconds that a server may take to say which models it has."""
+"""Seconds to wait for a server's list of models."""
 FAULTS_IN_A_ROW = 3
-"""So many prompts in a row at which the server failed mean that it will fail at the others too."""
+"""After this many failed prompts in a row, the run stops."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0
-"""Seconds between two attempts; each wait is twice the one before, or what the server asks for."""
+"""Seconds between two attempts. Each wait is twice as long as the one before, or as long as the
+server asks for if that is longer."""
 
 Result = TypeVar("Result")
 
 
 class Busy(Exception):
-    """The server took no request, or died over it: the same one may succeed in a moment."""
+    """The server did not accept the request, or died during it. A retry may succeed."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -27,19 +28,19 @@ class Busy(Exception):
         """Seconds that the server asks for."""
 
 
-class Away(Busy):
-    """There is no server, or it died over the request."""
+class Unreachable(Busy):
+    """There is no server, or it died during the request."""
 
 
 class Fault(Exception):
-    """The server failed at a request, and not because of what was in it."""
+    """The server failed at a request, but not because of its content."""
 
 
 def proxy_for(address: str) -> str | None:
-    """The proxy through which all requests to a judge go; None: there is none.
+    """The proxy for all requests to a judge; None: no proxy.
 
     Raises:
-        JudgeGone: it cannot be used.
+        JudgeGone: the proxy cannot be used.
     """
     try:
         return web.proxy_for(address, "socksio")
@@ -48,17 +49,17 @@ def proxy_for(address: str) -> str | None:
 
 
 def one_line(text: object) -> str:
-    """What a server says of an error; of a proxy it may be a page of HTML."""
+    """A server's error message in one line, shortened: a proxy may send an HTML page."""
     return f"{' '.join(str(text).split()):.1000}"
 
 
-def through(proxy: str | None) -> str:
-    """The end of a server's name in a message."""
+def via_proxy(proxy: str | None) -> str:
+    """Names the proxy in an error message, after the server's address."""
     return f" (through the proxy {web.shown(proxy)})" if proxy else ""
 
 
 def error_of(status: int, message: str, headers: Mapping[str, str]) -> Exception:
-    """The exception that an HTTP status stands for."""
+    """The exception for an HTTP status."""
     if status in (408, 429, 502, 503, 504, 529):
         return Busy(message, web.seconds_to_wait(headers.get("Retry-After", "")))
     if status in (401, 403, 404):
@@ -66,10 +67,10 @@ def error_of(status: int, message: str, headers: Mapping[str, str]) -> Exception
     return Fault(message) if status >= 500 else JudgeError(message)
 
 
-class Patience:
-    """Puts prompts to a server that may fail, without waiting for ever or failing a thousand times.
+class Retries:
+    """Sends requests to a server that may fail: retries while it is busy, and gives up in time.
 
-    Threads may share one: a miscount among them changes no more than when it gives up.
+    Threads may share one. A race on its counter only changes when it gives up.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -77,14 +78,14 @@ class Patience:
         self._faults = 0
 
     def reply(self, attempt: Callable[[], str]) -> str:
-        """What ``attempt`` returns, after as many attempts as it takes while the server is busy.
+        """The reply that ``attempt`` returns, with retries while the server is busy.
 
         Raises:
             JudgeError: the server failed at this prompt.
-            JudgeGone: it was busy or away for ``seconds``, or it failed at several in a row.
+            JudgeGone: it was busy or unreachable for ``seconds``, or failed several times in a row.
         """
         try:
-            reply = self.insist(attempt)
+            reply = self.retry(attempt)
         except Fault as error:
             self._faults += 1
             if self._faults < FAULTS_IN_A_ROW:
@@ -94,28 +95,28 @@ class Patience:
         return reply
 
     def identity(self, attempt: Callable[[], Result]) -> Result:
-        """What ``attempt`` finds out about the judge, which must not depend on a failed request.
+        """What ``attempt`` returns about the judge's identity. Any failure is final.
 
         Raises:
-            JudgeGone: it failed, the server is not there, or it was busy for ``seconds``.
+            JudgeGone: it failed, the server is unreachable, or it was busy for ``seconds``.
         """
 
-        def present() -> Result:
+        def reachable() -> Result:
             try:
                 return attempt()
-            except Away as error:
+            except Unreachable as error:
                 raise JudgeGone(str(error)) from error
 
         try:
-            return self.insist(present)
+            return self.retry(reachable)
         except (Fault, JudgeError) as error:
             raise JudgeGone(str(error)) from error
 
-    def insist(self, attempt: Callable[[], Result]) -> Result:
-        """What ``attempt`` returns, as soon as the server is not busy or away.
+    def retry(self, attempt: Callable[[], Result]) -> Result:
+        """What ``attempt`` returns, with retries while the server is busy or unreachable.
 
         Raises:
-            JudgeGone: it was for ``seconds``, or asks to wait longer.
+            JudgeGone: it still was after ``seconds``, or it asks to wait longer.
         """
         deadline, pause = time.monotonic() + self._seconds, FIRST_WAIT
         while True:

@@ -1,4 +1,4 @@
-"""OpenAI-compatible servers that differ from one another, and rate limits of any server."""
+"""Differences between OpenAI-compatible servers, and rate limits of any server."""
 
 import json
 import time
@@ -12,8 +12,9 @@ from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.backends.openai_compatible import PROBE, OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import JudgeError, JudgeGone, has_reasoning, parse_score
-from gpt2.evaluation.judge.runner import cache_key, judgements
+from gpt2.evaluation.judge.runner import judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 from tests.file_server import QuietHandler
 from tests.proxy_server import proxying
 
@@ -21,7 +22,7 @@ SCORE = '{"score": 80}'
 
 
 class Server(ThreadingHTTPServer):
-    """A server with one model; its peculiarities are attributes."""
+    """A server with one model. Attributes set how it differs from others."""
 
     daemon_threads = True
 
@@ -30,9 +31,9 @@ class Server(ThreadingHTTPServer):
         self.models = (200, {"data": [{"id": "m"}]})
         self.message: dict[str, object] = {"content": SCORE}
         self.refusals: dict[str, tuple[int, object]] = {}
-        """Status and body for requests that have a parameter."""
+        """Status and body of the answer to requests with a parameter, by its name."""
         self.limits: list[tuple[int, str | None]] = []
-        """Status and ``Retry-After`` of the next requests."""
+        """Status and ``Retry-After`` of the next answers."""
         self.bodies: list[dict[str, object]] = []
         self.times: list[float] = []
 
@@ -132,7 +133,7 @@ UNKNOWN_SEED = [
 ]  # fmt: skip
 
 
-def test_a_server_that_takes_all_gets_all(server):
+def test_a_server_gets_all_parameters_that_it_supports(server):
     judge = judge_at(server)
     assert judge.judge("x") == SCORE
     assert server.sent == [{"max_tokens", "temperature", "seed", "response_format"}] * 2
@@ -141,7 +142,7 @@ def test_a_server_that_takes_all_gets_all(server):
     assert judge.options["temperature"] == 0
 
 
-def test_max_tokens_goes_by_its_newer_name(server):
+def test_max_tokens_is_sent_under_its_newer_name(server):
     server.refusals = {"max_tokens": NEWER_NAME}
     judge = judge_at(server)
     assert judge.judge("x") == SCORE
@@ -151,7 +152,7 @@ def test_max_tokens_goes_by_its_newer_name(server):
     assert "max_tokens" not in judge.options
 
 
-def test_a_reasoning_model_of_openai_takes_little(server, caplog, tmp_path):
+def test_a_reasoning_model_of_openai_supports_few_parameters(server, caplog, tmp_path):
     plain = cache_key(judge_at(server), "x")
     server.refusals = {"max_tokens": NEWER_NAME, "temperature": FIXED_TEMPERATURE}
     judge = judge_at(server)
@@ -161,14 +162,14 @@ def test_a_reasoning_model_of_openai_takes_little(server, caplog, tmp_path):
     assert judge.options["temperature"] is None
     assert judge.options["seed"] == 123
     assert server.sent[-1] == {"max_completion_tokens", "seed", "response_format"}
-    assert len(server.bodies) == 1 + 3 + 3  # a judge that takes all; three attempts; three prompts
+    assert len(server.bodies) == 1 + 3 + 3  # a judge that gets all; three attempts; three prompts
     assert "Only the default (1) value is supported" in caplog.text
-    assert "llama3_eval.temperature is left out" in caplog.text
+    assert "llama3_eval.temperature is not sent" in caplog.text
     assert cache_key(judge, "x") == cache_key(judge_at(server), "x") != plain
 
 
 @pytest.mark.parametrize("refusal", UNKNOWN_SEED)
-def test_a_seed_is_left_out_whatever_the_server_says_of_it(server, refusal):
+def test_a_refused_seed_is_not_sent_for_any_error_message(server, refusal):
     server.refusals = {"seed": refusal}
     judge = judge_at(server)
     assert judge.judge("x") == SCORE
@@ -176,7 +177,7 @@ def test_a_seed_is_left_out_whatever_the_server_says_of_it(server, refusal):
     assert judge.options["temperature"] == 0
 
 
-def test_a_form_that_the_server_does_not_know_is_named(server):
+def test_an_unsupported_reply_format_is_named(server):
     server.refusals = {"response_format": (400, "'response_format' json_schema is not supported")}
     with pytest.raises(JudgeGone, match=r"supported\nChange judge\.structured"):
         judge_at(server).judge("x")
@@ -192,7 +193,7 @@ def test_a_form_that_the_server_does_not_know_is_named(server):
         ("model", "max_completion_tokens: at least 64", "llama3_eval.max_tokens"),
     ],
 )
-def test_a_value_that_the_server_does_not_like_is_named(server, name, message, key):
+def test_a_value_that_the_server_rejects_is_named(server, name, message, key):
     server.refusals = {name: (422, {"detail": message})}
     if name == "model":
         server.refusals = {"max_tokens": NEWER_NAME, **server.refusals}
@@ -200,12 +201,12 @@ def test_a_value_that_the_server_does_not_like_is_named(server, name, message, k
         judge_at(server).judge("x")
 
 
-def test_the_newer_name_is_enough_of_a_hint(server):
+def test_the_newer_name_in_an_error_message_is_enough(server):
     server.refusals = {"max_tokens": (400, "max_tokens: set max_completion_tokens")}
     assert judge_at(server).judge("x") == SCORE
 
 
-def test_what_a_prompt_brings_about_is_no_refusal(server):
+def test_an_error_about_the_prompt_is_not_a_refused_parameter(server):
     judge = judge_at(server)
     assert judge.options["temperature"] == 0
     server.refusals = {"temperature": (400, "unsupported character in 'the temperature and seed'")}
@@ -232,7 +233,7 @@ def test_a_server_without_a_list_of_models(server, status, caplog):
     server.models = (status, {"error": "no such page"})
     with caplog.at_level("INFO"):
         judge = judge_at(server)
-    assert "m is known by its name" in caplog.text
+    assert "m is identified by its name" in caplog.text
     assert judge.judge("x") == SCORE
     assert judge.digest == judge_at(server).digest != listed
     assert judge.digest != judge_at(server, model="n").digest
@@ -242,7 +243,7 @@ def test_a_server_without_a_list_of_models(server, status, caplog):
 
 
 @pytest.mark.parametrize("answer", [(500, "oops"), (503, "busy"), (200, "<html>"), (200, {})])
-def test_a_list_that_fails_is_not_taken_for_none(server, answer):
+def test_a_failing_list_of_models_is_not_a_missing_one(server, answer):
     server.models = answer
     with pytest.raises(JudgeGone):
         judge_at(server)
@@ -276,7 +277,7 @@ THOUGHT = "Equal, so 100? No."
         ({"content": {"text": SCORE}}, 80, False),
     ],
 )  # fmt: skip
-def test_replies_in_all_shapes(server, message, score, reasoned):
+def test_replies_in_every_form(server, message, score, reasoned):
     server.message = message
     reply = judge_at(server).judge("x")
     assert parse_score(reply) == score
@@ -285,7 +286,7 @@ def test_replies_in_all_shapes(server, message, score, reasoned):
         assert THOUGHT in reply
 
 
-def test_ollamas_reasoning_is_kept_apart_from_the_score(server):
+def test_ollamas_reasoning_is_separated_from_the_score(server):
     server.message = {"content": SCORE, "thinking": THOUGHT}
     assert ollama_at(server).judge("x") == f"<think>{THOUGHT}</think>{SCORE}"
 
@@ -299,7 +300,7 @@ def ollama_at(server: Server, patience: float = 5.0) -> OllamaJudge:
 @pytest.mark.parametrize(
     ("status", "form"), [(429, "seconds"), (429, "date"), (503, "date"), (529, "fraction")]
 )
-def test_a_server_is_given_the_time_that_it_asks_for(server, kind, status, form):
+def test_retry_after_is_respected(server, kind, status, form):
     judge = judge_at(server, patience=5.0) if kind == "openai" else ollama_at(server)
     assert judge.options
     server.times.clear()
@@ -312,7 +313,7 @@ def test_a_server_is_given_the_time_that_it_asks_for(server, kind, status, form)
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
 @pytest.mark.parametrize("retry_after", ["60", formatdate(time.time() + 3600, usegmt=True)])
-def test_a_server_that_asks_for_too_much_is_not_waited_for(server, kind, retry_after):
+def test_a_too_long_retry_after_ends_the_run(server, kind, retry_after):
     judge = judge_at(server, patience=2.0) if kind == "openai" else ollama_at(server, 2.0)
     assert judge.options
     server.limits = [(429, retry_after)]
@@ -325,7 +326,7 @@ def test_a_server_that_asks_for_too_much_is_not_waited_for(server, kind, retry_a
 
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
-def test_limits_at_the_very_start_are_respected_too(server, kind):
+def test_rate_limits_at_the_start_are_respected(server, kind):
     server.limits = [(429, "1"), (503, None)]
     began = time.monotonic()
     judge = judge_at(server, patience=5.0) if kind == "openai" else ollama_at(server)
@@ -334,14 +335,14 @@ def test_limits_at_the_very_start_are_respected_too(server, kind):
 
 
 @pytest.mark.parametrize("retry_after", ["soon", "-5", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_header_that_says_nothing_is_ignored(server, retry_after):
+def test_an_invalid_retry_after_is_ignored(server, retry_after):
     judge = judge_at(server, patience=2.0)
     server.limits = [(429, retry_after)]
     assert judge.judge("x") == SCORE
 
 
-def test_the_probe_finds_the_proxys_refusals_too(server, monkeypatch):
-    """A gateway in front of the model speaks for it."""
+def test_the_probe_finds_refusals_of_a_proxy(server, monkeypatch):
+    """A gateway in front of the server refuses some parameters."""
     for name in ("no_proxy", "NO_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
     server.refusals = {"max_tokens": NEWER_NAME}

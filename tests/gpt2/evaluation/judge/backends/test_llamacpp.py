@@ -1,4 +1,4 @@
-"""The real llama.cpp, on a random model of 116 kB; with mark ``network`` on the starter's judge."""
+"""The real llama.cpp with a random model of 116 kB; with mark ``network``, the starter's judge."""
 
 import subprocess
 import sys

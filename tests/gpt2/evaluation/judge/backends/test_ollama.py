@@ -1,4 +1,4 @@
-"""The Ollama judge, by the official client, on a server that speaks Ollama's API and has faults."""
+"""The Ollama judge with the official client, on a fake server that can be made to fail."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,10 @@ from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams
 from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_score
-from gpt2.evaluation.judge.runner import cache_key, counts, judgements
+from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
-from tests.fake_ollama import FakeOllama, alike, serving_ollama
+from gpt2.evaluation.judge.verdict_log import cache_key
+from tests.fake_ollama import FakeOllama, serving_ollama, similarity
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.injections import INJECTIONS, attack
 from tests.gpt2.evaluation.judge.servers import free_port, running
@@ -41,7 +42,7 @@ def lines_of(path: Path) -> list[str]:
 
 def test_the_request_is_the_documented_one(server):
     judge = judge_at(server)
-    assert judge.judge("How good?") == alike("How good?")
+    assert judge.judge("How good?") == similarity("How good?")
     (body,) = server.requests
     assert body == {
         "model": "llama3",
@@ -65,7 +66,7 @@ def test_digest_and_version_are_the_servers(server):
     assert judge_at(server, model="llama3:latest").digest == judge.digest
 
 
-def test_an_update_of_model_or_server_or_another_concurrency_asks_anew(server, tmp_path):
+def test_another_model_version_or_concurrency_asks_again(server, tmp_path):
     log = tmp_path / "log.jsonl"
     list(judgements(tasks(3), judge_at(server), log))
     list(judgements(tasks(3), judge_at(server), log))
@@ -82,7 +83,7 @@ def test_an_update_of_model_or_server_or_another_concurrency_asks_anew(server, t
 
 
 @pytest.mark.parametrize("fault", ["prose", "fraction", "huge", "empty", "schema"])
-def test_a_reply_that_is_no_score_is_counted_as_invalid(server, tmp_path, fault):
+def test_a_reply_without_a_score_counts_as_invalid(server, tmp_path, fault):
     server.faults = ["", fault]
     judged = list(judgements(tasks(3), judge_at(server), tmp_path / "log.jsonl"))
     assert [judgement.status for judgement in judged] == ["scored", "invalid", "scored"]
@@ -103,7 +104,7 @@ def test_a_cut_reply_is_invalid_and_one_with_white_space_is_a_score(server):
         ("hang", "no answer within 1 s"),
     ],
 )
-def test_a_fault_at_one_prompt_costs_that_prompt(server, tmp_path, fault, reason):
+def test_a_fault_at_one_prompt_fails_only_this_prompt(server, tmp_path, fault, reason):
     server.faults = [fault, "", fault, fault]
     judge = judge_at(server, timeout=1.0 if fault == "hang" else 60.0)
     judged = list(judgements(tasks(5), judge, tmp_path / "log.jsonl"))
@@ -117,9 +118,7 @@ def test_a_fault_at_one_prompt_costs_that_prompt(server, tmp_path, fault, reason
 
 @pytest.mark.parametrize("fault", ["crash", "hang", "garbage"])
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_server_that_fails_at_prompt_after_prompt_ends_the_run(
-    server, tmp_path, fault, concurrency
-):
+def test_a_server_that_fails_at_every_prompt_ends_the_run(server, tmp_path, fault, concurrency):
     log = tmp_path / "log.jsonl"
     list(judgements(tasks(4), judge_at(server, concurrency=concurrency), log))
     server.faults = [fault] * 1000
@@ -133,7 +132,7 @@ def test_a_server_that_fails_at_prompt_after_prompt_ends_the_run(
 
 def test_a_busy_or_dying_server_is_asked_again(server):
     server.faults = ["busy", "die", "cut"]
-    assert judge_at(server, patience=5.0).judge("x") == alike("x")
+    assert judge_at(server, patience=5.0).judge("x") == similarity("x")
     assert len(server.requests) == 4
 
 
@@ -155,7 +154,7 @@ def test_a_full_queue_is_waited_for(tmp_path):
         assert len(server.requests) > 12
 
 
-def test_several_at_once_give_the_same_in_the_same_order(server, tmp_path):
+def test_parallel_prompts_give_the_same_in_the_same_order(server, tmp_path):
     one = list(judgements(tasks(40), judge_at(server), tmp_path / "one.jsonl"))
     server.delay = 0.002
     four = list(judgements(tasks(40), judge_at(server, concurrency=4), tmp_path / "four.jsonl"))
@@ -171,7 +170,7 @@ def test_a_missing_model_is_named_at_the_start_and_in_the_middle(server, tmp_pat
         list(judgements(tasks(9), judge_at(server), tmp_path / "log.jsonl"))
 
 
-def test_no_server_is_named(tmp_path):
+def test_a_missing_server_is_named(tmp_path):
     with pytest.raises(JudgeGone, match=r"no Ollama server answers at .*: ?.*ollama serve"):
         judge_at(f"127.0.0.1:{free_port()}")
     with serving(tmp_path) as address, pytest.raises(JudgeGone, match="status 404"):
@@ -188,7 +187,7 @@ def test_no_server_is_named(tmp_path):
 
 
 class Odd(QuietHandler):
-    """Has the model, but its replies are not even HTTP as it says."""
+    """Has the model, but its HTTP replies are malformed."""
 
     def do_GET(self) -> None:
         tag = {"model": "llama3", "digest": "ab", "version": "1"}
@@ -213,7 +212,7 @@ class Odd(QuietHandler):
 HALF = b'{"message": {"role": "assistant", "content": "\\ud83d"}}'
 
 
-def test_replies_that_are_none_are_errors_of_their_prompts(tmp_path):
+def test_malformed_replies_are_errors_of_their_prompts(tmp_path):
     with serving(tmp_path, Odd) as address:
         for kind in ("gzip", "deep", "half"):
             judge = judge_at(address, patience=0.5)
@@ -222,7 +221,7 @@ def test_replies_that_are_none_are_errors_of_their_prompts(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["", "old"])
-def test_a_prompt_longer_than_the_context_is_an_error_never_cut(server, fault):
+def test_a_prompt_longer_than_the_context_is_an_error_never_truncated(server, fault):
     judge = judge_at(server)
     server.faults = [fault]
     with pytest.raises(JudgeError, match="exceeds"):
@@ -262,4 +261,6 @@ def test_kill_9_of_the_server_in_the_middle_and_again(tmp_path):
     assert not again & finished
     assert len(again) + len(finished) == 120
     assert counts(resumed) == {"n_total": 120, "scored": 120, "invalid": 0, "error": 0}
-    assert [judgement.reply for judgement in resumed] == [alike(task.prompt) for task in tasks(120)]
+    assert [judgement.reply for judgement in resumed] == [
+        similarity(task.prompt) for task in tasks(120)
+    ]

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible judge, by the official client, on llama.cpp's own HTTP server."""
+"""The OpenAI-compatible judge with the official client, on llama.cpp's own HTTP server."""
 
 import json
 import urllib.request
@@ -10,8 +10,9 @@ from gpt2.core.errors import UserError
 from gpt2.evaluation.judge.backends.openai_compatible import OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import SCHEMA, JudgeError, JudgeGone, parse_score
-from gpt2.evaluation.judge.runner import cache_key, counts, judgements
+from gpt2.evaluation.judge.runner import counts, judgements
 from gpt2.evaluation.judge.tasks import Task
+from gpt2.evaluation.judge.verdict_log import cache_key
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.injections import INJECTIONS, attack
 from tests.gpt2.evaluation.judge.servers import free_port, running
@@ -49,7 +50,7 @@ def test_replies_are_valid_vary_and_are_the_same_again(address, tmp_path):
     assert (again.digest, again.options) == (judge.digest, judge.options)
 
 
-def test_a_server_without_schemas_is_asked_for_any_json_or_for_nothing(tmp_path):
+def test_a_server_without_schemas_is_asked_for_any_json_or_no_format(tmp_path):
     with serving(tmp_path, Chatty) as address:
         judge_at(address, structured="json_object").judge("fine")
         assert Chatty.bodies[-1]["response_format"] == {"type": "json_object"}
@@ -97,7 +98,7 @@ def test_the_key_is_sent_and_never_shown(tiny_model, tmp_path, monkeypatch):
 
 
 class Chatty(QuietHandler):
-    """A server that knows one model, and repeats the key and the request in its errors."""
+    """A server with one model that repeats the API key and the request in its errors."""
 
     bodies: list[dict[str, object]] = []  # noqa: RUF012
 
@@ -137,7 +138,7 @@ class Chatty(QuietHandler):
         ("error in 200", JudgeError),
     ],
 )
-def test_each_status_has_its_consequence(tmp_path, monkeypatch, prompt, error):
+def test_each_http_status_has_its_error(tmp_path, monkeypatch, prompt, error):
     monkeypatch.setenv("JUDGE_KEY", "open-sesame")
     with serving(tmp_path, Chatty) as address:
         judge = judge_at(address, api_key_env="JUDGE_KEY", patience=0.3)
@@ -149,7 +150,7 @@ def test_each_status_has_its_consequence(tmp_path, monkeypatch, prompt, error):
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_a_reply_with_half_a_character_is_invalid_and_kept(tmp_path, concurrency):
+def test_a_reply_with_a_lone_surrogate_is_invalid_and_kept(tmp_path, concurrency):
     with serving(tmp_path, Chatty) as address:
         judge, log = judge_at(address, concurrency=concurrency), tmp_path / "log.jsonl"
         questions = [Task(n, "sum", "base", text) for n, text in enumerate(["half", "fine"])]
@@ -191,7 +192,7 @@ def test_the_server_does_read_control_tokens_in_a_text(address):
 
 
 def control_tokens(address: str, text: str) -> list[str]:
-    """Those that llama.cpp sees in a text of a message."""
+    """The control tokens that llama.cpp finds in the text of a message."""
     request = urllib.request.Request(
         address.removesuffix("v1") + "tokenize",
         json.dumps({"content": text, "parse_special": True}).encode(),

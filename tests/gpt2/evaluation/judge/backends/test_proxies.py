@@ -1,4 +1,4 @@
-"""Judges behind a server, with a proxy in the environment: all requests go one way."""
+"""Judges behind a server, with a proxy in the environment: all requests use the same route."""
 
 import json
 import os
@@ -11,24 +11,24 @@ from gpt2.evaluation.judge.backends.ollama import OllamaJudge
 from gpt2.evaluation.judge.backends.openai_compatible import OpenAICompatibleJudge
 from gpt2.evaluation.judge.params import LlamaEvalParams, OllamaParams, OpenAIParams
 from gpt2.evaluation.judge.protocol import Judge, JudgeGone
-from tests.fake_ollama import alike, serving_ollama
+from tests.fake_ollama import serving_ollama, similarity
 from tests.file_server import QuietHandler, serving
 from tests.gpt2.evaluation.judge.servers import free_port
 from tests.proxy_server import proxying
 
 ELSEWHERE = "http://judge.example"
-"""A host that nobody but the proxy can reach."""
+"""A host that only the proxy can reach."""
 
 
 class OpenAI(QuietHandler):
-    """Knows one model."""
+    """A server with one model."""
 
     def do_GET(self) -> None:
         self.reply({"data": [{"id": "llama3"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        content = alike(body["messages"][0]["content"])
+        content = similarity(body["messages"][0]["content"])
         self.reply({"choices": [{"message": {"content": content}}]})
 
     def reply(self, value: object) -> None:
@@ -72,7 +72,7 @@ def judge_at(kind: str, address: str) -> Judge:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_no_proxy_stands_before_a_server_on_this_machine(kind, server, monkeypatch, variable):
+def test_a_local_server_is_reached_without_a_proxy(kind, server, monkeypatch, variable):
     plain = judge_at(kind, server)
     expected = (plain.digest, plain.options, plain.judge("How good?"))
     with proxying(server) as proxy:
@@ -86,7 +86,7 @@ def test_no_proxy_stands_before_a_server_on_this_machine(kind, server, monkeypat
 
 ASK = """
 import os, sys
-from tests.gpt2.evaluation.judge.test_proxies import judge_at
+from tests.gpt2.evaluation.judge.backends.test_proxies import judge_at
 before = dict(os.environ)
 print(judge_at(*sys.argv[1:]).judge("How good?"))
 assert os.environ == before
@@ -94,8 +94,8 @@ assert os.environ == before
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "ftp://proxy", "http://"])
-def test_no_proxy_disturbs_a_process_that_only_starts(kind, server, proxy):
-    """The clients' packages look at the environment when they are imported."""
+def test_a_proxy_does_not_disturb_the_start_of_a_process(kind, server, proxy):
+    """The clients' packages read the environment at their import."""
     search = os.pathsep.join(sys.path)
     answer = subprocess.run(
         [sys.executable, "-c", ASK, kind, server],
@@ -103,14 +103,14 @@ def test_no_proxy_disturbs_a_process_that_only_starts(kind, server, proxy):
         capture_output=True,
         text=True,
     )
-    assert answer.stdout == alike("How good?") + "\n", answer.stderr
+    assert answer.stdout == similarity("How good?") + "\n", answer.stderr
 
 
-def test_a_server_elsewhere_is_asked_through_the_proxy_alone(kind, server, monkeypatch):
+def test_a_remote_server_is_reached_only_through_the_proxy(kind, server, monkeypatch):
     with proxying(server) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         judge = judge_at(kind, ELSEWHERE)
-        assert judge.judge("How good?") == alike("How good?")
+        assert judge.judge("How good?") == similarity("How good?")
         assert judge.digest == judge_at(kind, server).digest
     asked = {
         "ollama": ["GET /api/tags", "GET /api/version", "POST /api/chat"],
@@ -128,7 +128,7 @@ def test_no_proxy_is_respected(kind, server, monkeypatch):
         assert proxy.requests == []
 
 
-def test_a_proxy_that_is_not_there_is_named_without_its_password(kind, monkeypatch):
+def test_an_unreachable_proxy_is_named_without_its_password(kind, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free_port()}")
     with pytest.raises(JudgeGone, match=r"through the proxy http://127\.0\.0\.1:\d+\)") as caught:
         judge_at(kind, ELSEWHERE)
@@ -153,12 +153,12 @@ def test_ollamas_identity_is_complete_or_an_error(monkeypatch, path):
         assert judge_at("ollama", ELSEWHERE).options["engine"] == f"ollama {server.version}"
 
 
-def test_an_empty_version_is_none():
+def test_an_empty_version_is_refused():
     with serving_ollama(version="") as server, pytest.raises(JudgeGone, match="its version is ''"):
         judge_at("ollama", server.address)
 
 
-def test_a_list_of_models_that_is_refused_once_is_not_taken_for_none(tmp_path, monkeypatch):
+def test_a_list_of_models_that_is_refused_once_is_not_a_missing_one(tmp_path, monkeypatch):
     with serving(tmp_path, OpenAI) as server, proxying(server) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.address)
         proxy.refused = ("/models",)

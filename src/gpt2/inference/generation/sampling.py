@@ -1,6 +1,6 @@
-"""From the logits to the next token, step by step (tutorial part 4).
+"""Sampling: from logits to the next token (tutorial part 4).
 
-The steps, their order and their arithmetic are those of `transformers`.
+The steps, their order and their formulas are the same as in `transformers`.
 """
 
 from collections.abc import Sequence
@@ -15,36 +15,40 @@ from gpt2.core.errors import UserError
 from gpt2.core.params import NonNegative, Params, Positive
 
 GREEDY = 1e-9
-"""A temperature below it counts as 0: two logits that differ in float32, if they are not near 0,
-then differ so much that the larger one has all the probability. Logits divided by less overflow."""
+"""A temperature below this counts as 0. Divided by less, two logits that differ in float32 (unless
+both are near 0) differ so much that the larger one has all the probability, or they overflow."""
 
 
 class SamplingParams(Params):
-    """How a text is continued."""
+    """How the next tokens are sampled, and when a text ends."""
 
     max_new_tokens: Positive
+    """A text ends after this many new tokens, if not earlier."""
     repetition_penalty: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
-    """Above 1, tokens that stand in the text already, prompt included, become less likely
+    """Above 1, tokens that already occur in the text or its prompt become less likely
     (Keskar 2019); below 1, more likely."""
     temperature: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """0: always the likeliest token (greedy)."""
+    """Divides the logits; 0: always the most likely token (greedy)."""
     top_k: Positive | None = None
-    """Choose among the k likeliest tokens only."""
+    """Sample from the k most likely tokens only."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Choose among the fewest likeliest tokens that have this probability (Holtzman 2020)."""
+    """Sample from the smallest set of most likely tokens with at least this total probability
+    (nucleus sampling, Holtzman 2020)."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Choose among the tokens that have this share of the likeliest one's probability
+    """Sample only from tokens with at least this share of the most likely token's probability
     (Nguyen 2024)."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
-    """A text ends with the token that completes one of these, even if it began in the prompt."""
+    """A text ends with the token that completes one of these strings, even if the string began in
+    the prompt."""
     strict: bool = False
-    """Refuse a prompt that is longer than the model's context; false: keep its end, with a
+    """Refuse a prompt that is longer than the model's context; false: use its end, with a
     warning."""
     seed: NonNegative = 123
+    """Seed of the random choices."""
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always chosen."""
+        """Whether the most likely token is always chosen."""
         return self.temperature < GREEDY
 
 
@@ -54,13 +58,19 @@ def choose(
     texts: Sequence[Sequence[int]],
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """``(B, V)`` logits to ``(B,)`` token ids on the CPU; ``texts``: the rows' tokens so far.
+    """Sample the next token of each row: ``(B, V)`` logits to ``(B,)`` token ids on the CPU.
+
+    Args:
+        logits: ``(B, V)``.
+        sampling: how to sample.
+        texts: each row's tokens so far, for the repetition penalty.
+        generators: a random generator for each row.
 
     Raises:
-        UserError: the logits are no numbers.
+        UserError: the logits are not finite numbers.
     """
     if sampling.greedy:
-        # In float32: on a CPU four times faster than in bfloat16.
+        # float32: on a CPU four times as fast as bfloat16.
         scores = penalise_repetition(logits.float(), texts, sampling.repetition_penalty)
         return scores.argmax(-1).cpu()
     probabilities = next_token_probabilities(logits, sampling, texts)
@@ -68,15 +78,17 @@ def choose(
     if not cumulative[:, -1].isfinite().all():
         raise UserError("the model's logits are not finite numbers: its weights are of no use")
     draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-    # Scaled by the sum, which rounding leaves a little off 1, a draw below 1 always finds a token.
+    # Rounding leaves the sum a little off 1. A draw scaled by the sum always finds a token.
     return torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True)[:, 0]
 
 
 def next_token_probabilities(
     logits: Tensor, sampling: SamplingParams, texts: Sequence[Sequence[int]] = ()
 ) -> Tensor:
-    """``(B, V)`` logits to the probabilities of the next token; ``texts``: the rows' tokens so far,
-    of which only a repetition penalty asks."""
+    """``(B, V)`` logits to ``(B, V)`` probabilities of the next token.
+
+    ``texts``: each row's tokens so far; only a repetition penalty needs them.
+    """
     scores = penalise_repetition(logits.float(), texts, sampling.repetition_penalty)
     if sampling.greedy:
         return F.one_hot(scores.argmax(-1), scores.shape[-1]).float()
@@ -88,7 +100,7 @@ def next_token_probabilities(
 
 
 def penalise_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Divide the scores of the tokens in each row's text, or multiply them where negative."""
+    """Divide the scores of tokens that occur in the row's text, or multiply negative ones."""
     if penalty == 1:
         return scores
     seen = torch.zeros(scores.shape, dtype=torch.bool)
@@ -99,7 +111,7 @@ def penalise_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty:
 
 
 def keep_top_k(scores: Tensor, k: int | None) -> Tensor:
-    """Leave out all below the k-th largest score."""
+    """Mask all scores below the k-th largest."""
     if k is None or k >= scores.shape[-1]:
         return scores
     kth = scores.topk(k).values[:, -1:]
@@ -107,17 +119,17 @@ def keep_top_k(scores: Tensor, k: int | None) -> Tensor:
 
 
 def keep_top_p(scores: Tensor, p: float) -> Tensor:
-    """Leave out the least likely tokens that have a probability of 1 - p together."""
+    """Mask the least likely tokens, which together have a probability of at most 1 - p."""
     if p == 1:
         return scores
     ordered, order = scores.sort()
     unlikely = ordered.softmax(-1).cumsum(-1) <= 1 - p
-    unlikely[:, -1] = False  # whatever p is, one token stays
+    unlikely[:, -1] = False  # keep at least one token, for any p
     return scores.masked_fill(unlikely.scatter(1, order, unlikely), float("-inf"))
 
 
 def keep_min_p(scores: Tensor, p: float) -> Tensor:
-    """Leave out the tokens that are less likely than p times the likeliest one."""
+    """Mask the tokens that are less likely than p times the most likely one."""
     if p == 0:
         return scores
     probabilities = scores.softmax(-1)

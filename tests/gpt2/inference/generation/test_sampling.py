@@ -1,4 +1,4 @@
-"""The choice of the next token against the processors of transformers, and at its extremes."""
+"""Sampling compared with the logits processors of transformers, and at its extremes."""
 
 import math
 from typing import Any
@@ -18,7 +18,12 @@ from transformers.generation.logits_process import (
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.inference.sampling import GREEDY, SamplingParams, choose, next_token_probabilities
+from gpt2.inference.generation.sampling import (
+    GREEDY,
+    SamplingParams,
+    choose,
+    next_token_probabilities,
+)
 
 V = 61
 INFINITY = float("inf")
@@ -45,7 +50,7 @@ def params(**chain: Any) -> SamplingParams:
 
 
 def rows(scale: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[list[int]]]:
-    """Logits of four texts, and the texts, all of one length, in which tokens occur repeatedly."""
+    """Logits of four texts, and the texts, of equal length and with repeated tokens."""
     generator = torch.Generator().manual_seed(3)
     logits = (torch.randn(4, V, generator=generator) * scale).to(dtype)
     return logits, torch.randint(V, (4, 40), generator=generator).tolist()
@@ -74,7 +79,7 @@ def test_probabilities_are_those_of_the_processors(
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=str)
-def test_so_are_they_in_the_order_in_which_generate_has_them(chain: dict[str, Any]) -> None:
+def test_the_order_of_the_processors_is_that_of_transformers(chain: dict[str, Any]) -> None:
     torch.manual_seed(1)
     shape = {"vocab_size": V, "n_positions": 50, "n_layer": 1, "n_head": 2, "n_embd": 16}
     peer = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=None)).eval()
@@ -96,7 +101,7 @@ def test_so_are_they_in_the_order_in_which_generate_has_them(chain: dict[str, An
     torch.testing.assert_close(found, out.scores[0].softmax(-1))
 
 
-def test_texts_of_other_lengths_are_penalised_each_for_itself() -> None:
+def test_each_row_is_penalised_for_its_own_text() -> None:
     logits, _ = rows(2.0)
     texts = [[1], [2, 2, 3], [60] * 50, [4, 5]]
     found = next_token_probabilities(logits, params(temperature=1.0, repetition_penalty=2.0), texts)
@@ -148,7 +153,7 @@ def test_no_number_is_too_extreme(
             assert torch.equal(chosen, choose(logits, greedy, texts, generators))
 
 
-def test_a_falling_temperature_ends_in_the_likeliest_token() -> None:
+def test_the_limit_of_a_low_temperature_is_the_most_likely_token() -> None:
     logits, texts = rows(2.0)
     least = [
         next_token_probabilities(logits, params(temperature=10.0**-n), texts).amax(-1).min().item()
@@ -170,13 +175,13 @@ def test_a_falling_temperature_ends_in_the_likeliest_token() -> None:
         ("strict", [1, "yes"]),
     ],
 )
-def test_a_value_that_is_refused_is_refused_with_its_key(key: str, values: list[object]) -> None:
+def test_an_invalid_value_is_refused_with_its_key(key: str, values: list[object]) -> None:
     for value in values:
         with pytest.raises(UserError, match=rf"^options\.{key}\b"):
             parse(SamplingParams, {"max_new_tokens": 1, key: value}, "options")
 
 
-def test_logits_that_are_no_numbers_are_an_error() -> None:
+def test_logits_that_are_not_finite_are_an_error() -> None:
     for value in (math.nan, INFINITY):
         logits, texts = rows(1.0)
         logits[2, 5] = value

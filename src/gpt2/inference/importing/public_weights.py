@@ -1,6 +1,6 @@
-"""OpenAI's public weights, or another checkpoint of a GPT-2: from the hub or from a directory.
+"""Downloads or copies a Hugging Face checkpoint of a GPT-2: OpenAI's weights, or another model.
 
-A pipeline that wants none does not wait for PyTorch: what needs it is imported in the functions.
+Importing this module does not import PyTorch, which a pipeline without such a model does not need.
 """
 
 import shutil
@@ -22,25 +22,25 @@ from gpt2.data.tokenizer.bpe import Tokenizer
 
 
 class Gpt2WeightsParams(Params):
-    """Which model is fetched, and from where."""
+    """Section ``gpt2_weights``: which model to use, and where it comes from."""
 
     size: Literal["none", "124M", "355M", "774M", "1558M", "any"]
-    """One of the four models that OpenAI released; any: a GPT-2 of any shape; none: no model, this
-    pipeline finetunes the one that it pretrained."""
+    """One of the four models that OpenAI released; any: a GPT-2 of any shape; none: no model, the
+    pipeline finetunes its own pretrained model."""
     source: Literal["hub", "directory"] = "hub"
-    """hub: the Hugging Face hub, or the server that HF_ENDPOINT names instead. directory: a Hugging
-    Face checkpoint on this machine, or what `gpt2 import` wrote."""
+    """hub: the Hugging Face hub, or the server in HF_ENDPOINT. directory: a Hugging Face checkpoint
+    on this machine, or the output of `gpt2 import`."""
     repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
-    """Of the hub, ``owner/name``; only for size any, the others know theirs."""
+    """Repository on the hub, ``owner/name``; only for size any, the other sizes have their own."""
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
-    """Commit of the repository; null: the pinned one of the size."""
+    """Commit of the repository; null: the one that is pinned for the size."""
     sha256: Sha256 | None = None
-    """Digest of ``model.safetensors``; null: the pinned one of the size. Where none is pinned, with
-    a revision or repository of your own, null takes the one that the hub states."""
+    """Digest of ``model.safetensors``; null: the one that is pinned for the size. With your own
+    revision or repository none is pinned, and null uses the digest that the hub states."""
     path: Annotated[str, Field(min_length=1)] | None = None
-    """The directory; a relative one counts from the repository's root."""
+    """The directory; a relative path starts at the repository's root."""
     mirrors: list[Url] = Field(default_factory=list)
-    """Servers with the hub's layout, asked in this order when the hub does not deliver."""
+    """Servers with the hub's layout, tried in this order when the hub fails."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
@@ -65,7 +65,11 @@ class Gpt2WeightsParams(Params):
 
 
 def download(params: Gpt2WeightsParams, directory: Path, cache: Path) -> dict[str, Any]:
-    """Write the checkpoint's files into ``directory``, from the hub; give facts on their origin."""
+    """Download the checkpoint's files from the hub into ``directory``; return their origin.
+
+    Raises:
+        UserError: a file is missing, cannot be downloaded, or does not have its digest.
+    """
     release = RELEASES.get(params.size)
     repository = params.repository or (release.repository if release else "")
     revision = params.revision or (release.revision if release else "")
@@ -85,9 +89,9 @@ def download(params: Gpt2WeightsParams, directory: Path, cache: Path) -> dict[st
         try:
             digests, stated_by = {WEIGHTS: stated(WEIGHTS)}, "hub"
         except AbsentError as problem:
-            parts = _parts(fetch, directory / INDEX, problem)
+            parts = _shard_names(fetch, directory / INDEX, problem)
             digests, stated_by = {name: stated(name) for name in parts}, "hub"
-    # The small ones first, so that a wrong repository shows at once.
+    # Small files first: a wrong repository fails at once.
     fetch([CONFIG], {})
     if release:
         fetch(VOCABULARY, {name: file.sha256 for name, file in gpt2_tokenizer.FILES.items()})
@@ -95,7 +99,7 @@ def download(params: Gpt2WeightsParams, directory: Path, cache: Path) -> dict[st
         for name in (*VOCABULARY, *TOKENIZER):
             with suppress(AbsentError):
                 fetch([name], {})
-    take_tokenizer(directory, directory)
+    _write_tokenizer(directory, directory)
     fetch(parts, digests)
     if parts != [WEIGHTS]:
         from gpt2.model import weights
@@ -112,10 +116,10 @@ def download(params: Gpt2WeightsParams, directory: Path, cache: Path) -> dict[st
     }
 
 
-def _parts(
+def _shard_names(
     fetch: Callable[[Sequence[str], Mapping[str, str]], None], index: Path, problem: AbsentError
 ) -> list[str]:
-    """The files that the weights are in, by an index of them, which is fetched."""
+    """Names of the files of sharded weights, from their index, which is downloaded first."""
     from gpt2.model import weights
 
     try:
@@ -126,10 +130,10 @@ def _parts(
 
 
 def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, Any]:
-    """Write the files of a checkpoint on this machine into ``directory``; give their origin.
+    """Copy a checkpoint on this machine into ``directory``; return its origin.
 
     Raises:
-        UserError: one is missing, damaged, or another one than meant.
+        UserError: a file is missing or damaged, or does not have the expected digest.
     """
     from gpt2.model import weights
 
@@ -137,7 +141,7 @@ def copy(params: Gpt2WeightsParams, directory: Path, root: Path) -> dict[str, An
     if (source / files.MANIFEST).is_file():
         files.read_manifest(source)
     shutil.copyfile(source / CONFIG, directory / CONFIG)
-    take_tokenizer(source, directory)
+    _write_tokenizer(source, directory)
     weights.copy_whole(source, directory)
     if params.sha256:
         where = f"gpt2_weights.sha256: {source / WEIGHTS}"
@@ -153,7 +157,7 @@ def checkpoint(params: Gpt2WeightsParams, root: Path) -> Path:
     """The directory of a checkpoint on this machine.
 
     Raises:
-        UserError: it lacks a file that any has.
+        UserError: it has no configuration or no weights.
     """
     source = root / (params.path or "")
     for needed in ((CONFIG,), (WEIGHTS, INDEX)):
@@ -161,13 +165,13 @@ def checkpoint(params: Gpt2WeightsParams, root: Path) -> Path:
             raise UserError(
                 f"gpt2_weights.path: {source / needed[0]}: no such file. A Hugging Face checkpoint "
                 "of a GPT-2 in safetensors is needed (transformers: model.save_pretrained and "
-                "tokenizer.save_pretrained). gpt2 import makes one of a nanoGPT's or llm.c's"
+                "tokenizer.save_pretrained). gpt2 import converts checkpoints of nanoGPT and llm.c"
             )
     return source
 
 
-def take_tokenizer(source: Path, directory: Path) -> None:
-    """Write the tokenizer in ``source``, and what says where a text ends, as we keep them."""
+def _write_tokenizer(source: Path, directory: Path) -> None:
+    """Write the tokenizer in ``source`` and its end-of-text token in the format of this package."""
     from gpt2.model import weights
     from gpt2.model.config_file import stated_end
 

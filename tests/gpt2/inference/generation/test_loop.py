@@ -1,12 +1,10 @@
-"""Generation against Hugging Face's, and sampling against the probabilities it should have."""
+"""Generation compared with `transformers`, and frequencies of samples with their probabilities."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config as PeerConfig
 from transformers import GPT2LMHeadModel
 from transformers.generation.logits_process import (
@@ -18,12 +16,12 @@ from gpt2.core.device import Runtime
 from gpt2.core.errors import UserError
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
-from gpt2.inference import generation
-from gpt2.inference.generation import Decoder, Product, RecordedStep, generate, stream
-from gpt2.inference.sampling import SamplingParams, choose, next_token_probabilities
+from gpt2.inference.generation import decoder
+from gpt2.inference.generation.decoder import CapturedStep, Decoder
+from gpt2.inference.generation.loop import generate, stream
+from gpt2.inference.generation.sampling import SamplingParams, choose, next_token_probabilities
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2, Block
-from gpt2.model.kv_cache import CacheView
 from gpt2.model.weights import from_openai
 
 CONFIG = GPT2Config(vocab_size=61, context_length=40, n_layer=2, n_head=2, n_embd=32)
@@ -42,7 +40,7 @@ def peer() -> GPT2LMHeadModel:
             eos_token_id=END,
         )
     )  # fmt: skip
-    for parameter in peer.parameters():  # large weights: the model has opinions, and few near-ties
+    for parameter in peer.parameters():  # large weights: clear preferences, few near-ties
         torch.nn.init.normal_(parameter, std=0.5)
     return peer.eval()
 
@@ -60,7 +58,7 @@ def prompts() -> list[list[int]]:
 
 
 def long_prompts() -> list[list[int]]:
-    """Shorter than the context by more and by less, as long, and longer."""
+    """Prompts shorter than the context, as long, and longer."""
     generator = torch.Generator().manual_seed(3)
     lengths = (3, 25, 38, 39, 40, 41, 55, 130)
     return [torch.randint(60, (n,), generator=generator).tolist() for n in lengths]
@@ -85,7 +83,7 @@ def peers_answer(
 def plain_loop(
     peer: GPT2LMHeadModel, ids: list[int], new: int, end: int, processors: LogitsProcessorList
 ) -> list[int]:
-    """The tutorial's: the whole window at each token."""
+    """The tutorial's loop: a pass over the whole window for each token."""
     text = torch.tensor([ids])
     for _ in range(new):
         logits = peer(text[:, -CONFIG.context_length :]).logits[:, -1]
@@ -111,14 +109,14 @@ def test_greedy_equals_transformers(peer, model, batch_size, end, penalty):
 @pytest.mark.parametrize("end", [NEVER, 5])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_beyond_the_context_the_window_slides(peer, model, batch_size, end, penalty):
-    """Rows reach the limit at different times, some at once, and beside others that do not."""
+    """Rows reach the limit at different times, some at the start, and some never."""
     sampling = SamplingParams(max_new_tokens=30, repetition_penalty=penalty)
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)])
     ours = generate(model, long_prompts(), sampling, end, RUNTIME, batch_size)
     assert ours == [plain_loop(peer, ids, 30, end, processors) for ids in long_prompts()]
 
 
-def test_what_is_drawn_beyond_the_context_is_what_the_plain_loop_draws(peer, model):
+def test_samples_beyond_the_context_are_those_of_the_plain_loop(peer, model):
     sampling = SamplingParams(max_new_tokens=50, temperature=1.0, top_k=30, seed=8)
     [ours] = generate(model, [[7, 8, 9]], sampling, NEVER, RUNTIME)
     text, generator = [7, 8, 9], torch.Generator().manual_seed(8 * 1_000_003)
@@ -129,7 +127,7 @@ def test_what_is_drawn_beyond_the_context_is_what_the_plain_loop_draws(peer, mod
     assert ours == text[3:]
 
 
-def test_the_shortest_context_of_all():
+def test_a_context_of_one_token():
     torch.manual_seed(5)
     model = GPT2(CONFIG.model_copy(update={"context_length": 1})).eval()
     [ours] = generate(model, [[7, 8]], SamplingParams(max_new_tokens=5), NEVER, RUNTIME)
@@ -142,33 +140,13 @@ def test_the_shortest_context_of_all():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize("end", [NEVER, 5])
-def test_the_step_that_a_gpu_records_writes_the_same(monkeypatch, model, batch_size, end):
-    """Tensors that never move, and places in multiples; here they are not recorded but computed."""
+def test_the_step_that_a_gpu_captures_generates_the_same(monkeypatch, model, batch_size, end):
+    """Tensors of fixed address and shape; on a CPU the step is computed, not captured."""
     sampling, texts = SamplingParams(max_new_tokens=25), [*prompts(), *long_prompts()]
     expected = generate(model, texts, sampling, end, RUNTIME, batch_size)
-    monkeypatch.setattr(generation, "PLACES", 16)
-    monkeypatch.setattr(Decoder, "step", lambda *given: RecordedStep(*given))
+    monkeypatch.setattr(decoder, "SLOT_MULTIPLE", 16)
+    monkeypatch.setattr(Decoder, "step", lambda *given: CapturedStep(*given))
     assert generate(model, texts, sampling, end, RUNTIME, batch_size) == expected
-
-
-class Operations(TorchDispatchMode):
-    """Names of the operations that were computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.names.add(operation.overloadpacket.__name__)
-        return operation(*args, **(kwargs or {}))
-
-
-def test_a_step_that_a_gpu_records_never_waits_for_it(model):
-    step = RecordedStep(Decoder(model, RUNTIME), 3, 20)
-    with torch.no_grad(), Operations() as seen:
-        step._logits(generation.PLACES)
-    assert "index_put_" in seen.names
-    assert not seen.names & {"_local_scalar_dense", "nonzero", "masked_select", "equal"}
 
 
 def test_a_stop_token_ends_its_own_row_only(model):
@@ -209,7 +187,7 @@ def test_a_stream_is_what_generate_gives(model, temperature, end):
 
 
 @pytest.mark.parametrize("taken", [1, 5])
-def test_a_stream_computes_each_token_when_it_is_asked_for_and_may_be_left(model, taken):
+def test_a_stream_computes_each_token_on_demand_and_can_be_closed(model, taken):
     passes = []
 
     def note(module: torch.nn.Module, *_: object) -> None:
@@ -228,7 +206,7 @@ def test_a_stream_computes_each_token_when_it_is_asked_for_and_may_be_left(model
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_streams_may_be_taken_in_turns_and_by_threads(model):
+def test_streams_can_be_interleaved_and_used_by_threads(model):
     sampling = SamplingParams(max_new_tokens=9, temperature=1.0)
     whole = [generate(model, [ids], sampling, NEVER, BFLOAT16)[0] for ids in prompts()[:3]]
     streams = [stream(model, ids, sampling, NEVER, BFLOAT16) for ids in prompts()[:3]]
@@ -238,55 +216,13 @@ def test_streams_may_be_taken_in_turns_and_by_threads(model):
         assert list(threads.map(list, streams)) == whole
 
 
-@pytest.mark.parametrize("shape", [(1, 32), (7, 1, 32), (2, 19, 32)])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("gelu", [None, "tanh", "none"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_product_is_a_linear_layer(shape, bias, gelu, dtype):
-    generator = torch.Generator().manual_seed(6)
-    weight, x = torch.randn(61, 32, generator=generator), torch.randn(shape, generator=generator)
-    added = torch.randn(61, generator=generator) if bias else None
-    product = Product(weight, added, Runtime(torch.device("cpu"), dtype), gelu)
-    expected = F.linear(x, weight, added)
-    if gelu:
-        expected = F.gelu(expected, approximate=gelu)
-    assert product(x).dtype == dtype
-    rounding = 2 * torch.finfo(dtype).eps * expected.abs().max().item()
-    torch.testing.assert_close(product(x).float(), expected, rtol=0, atol=max(rounding, 1e-5))
-
-
-@pytest.mark.parametrize("runtime", [RUNTIME, BFLOAT16])
-def test_a_decoder_computes_what_the_model_does(model, runtime):
-    ids = torch.tensor([prompts()[4]])
-    decoder = Decoder(model, runtime)
-    cache = decoder.cache(3, 20)
-    before = CacheView(cache, torch.arange(19)[None], first_row=2)
-    decoder.features(ids[:, :19], before)
-    cache.move(2, 1)
-    last = CacheView(cache, torch.tensor([[19]]), first_row=1)
-    with torch.no_grad(), runtime.autocast():
-        expected = model.eval()(ids)[:, -1].float()
-    found = decoder.next_logits(ids[:, 19:], last).float()
-    rounding = 1e-5 if runtime is RUNTIME else 0.03
-    assert (found - expected).abs().max() <= rounding * expected.abs().max()
-
-
-def test_a_decoder_shares_what_it_need_not_change_and_leaves_the_model_alone(model):
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    decoder = Decoder(model.train(), BFLOAT16)
-    assert decoder.model.wte.weight.data_ptr() == model.wte.weight.data_ptr()
-    assert model.training
-    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
-    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
-
-
-def test_any_seed_will_do(model):
+def test_a_seed_may_be_larger_than_64_bits(model):
     sampling = SamplingParams(max_new_tokens=5, temperature=1.0, seed=10**30)
     [new] = generate(model, [[1]], sampling, NEVER, RUNTIME)
     assert len(new) == 5
 
 
-def test_generation_leaves_mode_and_random_state_alone(model):
+def test_generation_does_not_change_mode_or_random_state(model):
     model.train()
     state = torch.get_rng_state()
     sampling = SamplingParams(max_new_tokens=3, temperature=1.0)

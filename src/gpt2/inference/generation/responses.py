@@ -1,23 +1,23 @@
-"""A model's answers to instruction records (tutorial part 5)."""
+"""A model's responses to instruction records (tutorial part 5)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.core.device import DeviceParams, choose_runtime
+from gpt2.core.device import DeviceParams, Runtime
 from gpt2.core.params import Positive
 from gpt2.core.progress import Progress
 from gpt2.data.instructions import prompt
 from gpt2.data.sources.records import InstructionRecord
-from gpt2.inference.generation import generate
-from gpt2.inference.sampling import SamplingParams
+from gpt2.inference.generation.loop import generate
+from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import weights
 
 
 class GenerateResponsesParams(SamplingParams, DeviceParams):
-    """How the test records are answered."""
+    """Section ``generate_responses``: how the test records are answered."""
 
     max_records: Positive | None = None
-    """Test records of each kind that are answered; null: all."""
+    """Most test records of each kind to answer; null: all."""
     batch_size: Positive = 32
     """Records answered side by side."""
 
@@ -25,23 +25,36 @@ class GenerateResponsesParams(SamplingParams, DeviceParams):
 def answer(
     model_dir: Path,
     records: Sequence[InstructionRecord],
-    params: GenerateResponsesParams,
+    sampling: SamplingParams,
+    runtime: Runtime,
+    batch_size: int,
     name: str,
 ) -> list[str]:
-    """The model's responses: only what is new after the prompt, without space at both ends."""
+    """The responses of the model in ``model_dir`` to ``records``, stripped of outer white space.
+
+    Args:
+        model_dir: a model directory of the pipeline.
+        records: their instruction and input make the prompt.
+        sampling: how tokens are sampled.
+        runtime: device and dtype.
+        batch_size: records answered side by side.
+        name: of the model, for the progress bar.
+
+    Raises:
+        UserError: the directory is damaged, or a prompt does not fit (see `generate`).
+    """
     model = weights.load(model_dir)
     tokenizer = weights.load_tokenizer(model_dir, model)
-    runtime = choose_runtime(params)
     model.to(runtime.device)
     prompts = [tokenizer.encode(prompt(record.instruction, record.input)) for record in records]
     progress = Progress(f"{name} answers", len(prompts), "record")
     responses = generate(
         model,
         prompts,
-        params,
+        sampling,
         tokenizer.end_of_text,
         runtime,
-        params.batch_size,
+        batch_size,
         progress,
         tokenizer,
     )

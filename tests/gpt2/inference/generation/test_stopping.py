@@ -1,4 +1,4 @@
-"""Strings that end a text, against `transformers` on the same tokens."""
+"""Stop strings compared with `transformers` on the same tokens."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
-from gpt2.inference.stopping import stop_strings
+from gpt2.inference.generation.stopping import stop_strings
 
 TEXT = "Stop at the top, or stop there.\n\nNaïve 中文, 👩‍👩‍👧!\n### Response:\nstop stop. "
 
@@ -33,7 +33,7 @@ def tokenizer() -> Tokenizer:
     ],
     ids=str,
 )
-def test_a_text_is_complete_where_transformers_says_so(
+def test_a_text_is_complete_where_transformers_stops(
     tokenizer: Tokenizer, tmp_path: Path, stop: list[str]
 ) -> None:
     tokenizer.save(tmp_path)
@@ -55,7 +55,7 @@ def test_an_id_beyond_the_vocabulary_ends_nothing(tokenizer: Tokenizer) -> None:
     assert [is_complete([5, 331]), is_complete([331, *tokenizer.encode("b")])] == [True, False]
 
 
-def test_without_strings_no_tokenizer_is_needed() -> None:
+def test_without_stop_strings_no_tokenizer_is_needed() -> None:
     assert not stop_strings([], None)([1, 2])
     with pytest.raises(ValueError, match="tokenizer"):
         stop_strings(["a"], None)

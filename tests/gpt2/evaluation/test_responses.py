@@ -1,16 +1,19 @@
+"""Test records to answer, and the scores and plots of their answers."""
+
 import csv
 import io
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from gpt2.core.errors import UserError
-from gpt2.data.instructions import prompt
 from gpt2.data.sources.records import InstructionRecord, Split
-from gpt2.evaluation.responses import choose_records, plot, score_by_kind
-from gpt2.inference.responses import GenerateResponsesParams, answer
-from tests.our_model import write_our_model
+from gpt2.evaluation.responses import (
+    choose_test_records,
+    response_rows,
+    score_by_kind,
+    scores_csv,
+)
 
 
 def record(index: int, kind: str = "describe", split: Split = "test") -> InstructionRecord:
@@ -30,17 +33,17 @@ RECORDS = [
 
 
 def test_records_are_drawn_from_the_test_split_of_each_kind():
-    chosen = choose_records(RECORDS, 5, seed=1)
+    chosen = choose_test_records(RECORDS, 5, seed=1)
     assert [r.kind for r in chosen] == ["a"] * 5 + ["b"] * 5
     assert all(r.split == "test" for r in chosen)
-    assert chosen == choose_records(RECORDS, 5, seed=1)
-    assert chosen != choose_records(RECORDS, 5, seed=2)
-    assert len(choose_records(RECORDS, None, seed=1)) == 60
+    assert chosen == choose_test_records(RECORDS, 5, seed=1)
+    assert chosen != choose_test_records(RECORDS, 5, seed=2)
+    assert len(choose_test_records(RECORDS, None, seed=1)) == 60
 
 
 def test_no_test_record_is_an_error():
     with pytest.raises(UserError, match="no record in the test split"):
-        choose_records([record(1, split="train")], None, seed=1)
+        choose_test_records([record(1, split="train")], None, seed=1)
 
 
 def test_both_models_stand_beside_the_trivial_baselines():
@@ -57,45 +60,25 @@ def test_both_models_stand_beside_the_trivial_baselines():
     assert "name_as_words" not in score_by_kind(train, [record(1, "name")], {})["name"]
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("model")
-    text = prompt("Describe.", "def package.do_thing()")
-    return write_our_model(place, text, context_length=64, seed=1)
+def test_a_row_has_the_record_and_the_answer_of_each_model():
+    rows = response_rows([record(1), record(2, "name")], {"finetuned": ["a", "b"], "base": "cd"})
+    assert rows[1] == {
+        "id": 1,
+        "kind": "name",
+        "input": "def package.do_thing_2()",
+        "reference": "Do thing 2.",
+        "finetuned": "b",
+        "base": "d",
+        "name": "package.do_thing_2",
+        "instruction": "Describe.",
+    }
+    assert list(rows[0]) == list(rows[1])
 
 
-def exact(**sampling: object) -> GenerateResponsesParams:
-    return GenerateResponsesParams(
-        max_new_tokens=20, device="cpu", dtype="float32", batch_size=2, **sampling
-    )
-
-
-def test_a_record_longer_than_the_context_is_answered_by_its_end_or_refused(model_dir, caplog):
-    long = record(1)._replace(input="def package.do_thing() " * 50)
-    longer = long._replace(input="something else " + long.input)
-    [first, second, other] = answer(model_dir, [long, longer, record(2)], exact(), "model")
-    assert first == second
-    assert all((first, other))
-    assert "(2 of 3 are too long): only its end is read" in caplog.text
-    with pytest.raises(UserError, match=r"prompt 1 has .* the model's context 64"):
-        answer(model_dir, [record(2), long], exact(strict=True), "model")
-
-
-def test_an_answer_ends_with_a_stop_string(model_dir):
-    [whole] = answer(model_dir, [record(1)], exact(), "model")
-    stop = whole[2:4]
-    [cut] = answer(model_dir, [record(1)], exact(stop=["never there", stop]), "model")
-    assert whole.startswith(cut)
-    assert stop in cut
-    assert len(cut) < len(whole)
-    [varied] = answer(model_dir, [record(1)], exact(repetition_penalty=2.0), "model")
-    assert varied != whole
-
-
-def test_kinds_of_any_name_are_one_field_of_the_plot():
+def test_a_kind_of_any_name_is_one_field_of_the_csv():
     kinds = ["writing, creative", 'the "rest"', "two\nlines", "a;b", "100%", "摘要", ""]
     scores = {"chrf": 1.0, "rouge_l": 0.5, "exact_match": 0.0}
-    text = plot({kind: {"n": 1, "finetuned": scores, "base": scores} for kind in kinds})
+    text = scores_csv({kind: {"n": 1, "finetuned": scores, "base": scores} for kind in kinds})
     for rows in (csv.DictReader(io.StringIO(text)), pandas_rows(text)):
         assert [tuple(row.values()) for row in rows] == [
             (kind, answerer, "1.00", "0.50", "0.00")

@@ -1,4 +1,4 @@
-"""Strings that end a text, as `transformers` has them (``stop_strings``)."""
+"""Stop strings: strings that end a text, as ``stop_strings`` in `transformers`."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,8 +8,12 @@ from gpt2.data.tokenizer.bpe import Tokenizer
 def stop_strings(
     stop: Sequence[str], tokenizer: Tokenizer | None
 ) -> Callable[[Sequence[int]], bool]:
-    """Says of the tokens of a text whether the last one completes a string of ``stop``: whether the
-    string ends within it, wherever it began. Only if there are such strings is a tokenizer needed.
+    """A function that checks whether the last token of a text completes a string of ``stop``.
+
+    A string is complete if it ends within the last token, wherever it began.
+
+    Raises:
+        ValueError: there are stop strings, but no tokenizer.
     """
     if not stop:
         return lambda tokens: False
@@ -19,9 +23,11 @@ def stop_strings(
     longest = max(map(len, wanted))
 
     def is_complete(tokens: Sequence[int]) -> bool:
-        *earlier, newest = map(tokenizer.bytes_of, tokens[-longest:])  # each is a byte or longer
+        *earlier, newest = map(
+            tokenizer.bytes_of, tokens[-longest:]
+        )  # a token is at least one byte
         before = b"".join(earlier)
-        # With one byte less before than it has, a string that is found ends in the newest token.
+        # Only len(string) - 1 earlier bytes are searched, so a match ends in the newest token.
         return any(
             string in before[max(0, len(before) - len(string) + 1) :] + newest for string in wanted
         )
