@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from gpt2.core.device import Runtime, choose_runtime, peak_memory_mib
 from gpt2.core.errors import UserError
-from gpt2.core.interrupts import held_back
+from gpt2.core.interrupts import delayed_interrupts
 from gpt2.core.progress import Progress
 from gpt2.data.batch import IGNORE_INDEX, Batch
 from gpt2.model.attention import keep_from_compiler
@@ -257,7 +257,7 @@ def fit(
     for point in [*history.curve, *history.evaluations]:
         _tell(tracker, point)
 
-    with held_back() as interrupt:
+    with delayed_interrupts() as interrupt:
         for step in range(state.step, steps + 1):
             if step % params.eval_interval == 0 or step == steps:
                 loss = evaluate(model, validation(), runtime).loss

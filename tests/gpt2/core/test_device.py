@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.measure import IMITATED
-from gpt2.core.device import DeviceParams, Runtime, choose_runtime, native_formats, peak_memory_mib
+from gpt2.core.device import DeviceParams, Runtime, choose_runtime, native_dtypes, peak_memory_mib
 from gpt2.core.errors import UserError
 from scripts.deps import ROOT
 
@@ -66,7 +66,7 @@ def test_peak_memory_counts_what_was_held():
 
 
 def test_a_format_of_this_processor_needs_no_warning(caplog):
-    for name in ("auto", *native_formats()):
+    for name in ("auto", *native_dtypes()):
         choose_runtime(DeviceParams(device="cpu", dtype=name))
     assert caplog.text == ""
 

@@ -145,7 +145,7 @@ def test_a_file_size_limit_leaves_the_old_file(tmp_path):
     path = tmp_path / "text.txt"
     files.write_text(path, "old")
     program = (
-        "import sys; from pathlib import Path; from gpt2 import files\n"
+        "import sys; from pathlib import Path; from gpt2.core import files\n"
         "files.write_text(Path(sys.argv[1]), 'x' * 100_000)"
     )
 

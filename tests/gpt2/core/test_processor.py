@@ -43,11 +43,11 @@ def test_the_instruction_sets_are_those_that_torch_finds() -> None:
     assert processor.load() >= 0
 
 
-def test_what_pytorch_is_held_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pytorch_is_capability_limit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    assert processor.held_to() is None
+    assert processor.capability_limit() is None
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    assert processor.held_to() == torch.backends.cpu.get_cpu_capability()
+    assert processor.capability_limit() == torch.backends.cpu.get_cpu_capability()
 
 
 def test_parsing_is_timed_in_a_moment() -> None:

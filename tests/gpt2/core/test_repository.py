@@ -64,7 +64,7 @@ def test_a_directory_of_another_user(
     found = examine(place)
     assert "belongs to another user" in found.problem
     assert not found.stops
-    shell(found.remedy.removeprefix("If you do: "), place)
+    shell(found.remedy.removeprefix("If you trust it: "), place)
     assert not examine(place).problem
 
 
@@ -75,11 +75,11 @@ def test_a_machine_without_git(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_make_run_says_it_before_it_installs_anything(place: Path) -> None:
     shutil.copy(ROOT / "Makefile", place)
-    (place / "src" / "gpt2").mkdir(parents=True)
-    for name in ("__init__.py", "repository.py"):
-        shutil.copy(ROOT / "src" / "gpt2" / name, place / "src" / "gpt2")
+    (place / "src" / "gpt2" / "core").mkdir(parents=True)
+    for name in ("__init__.py", "core/__init__.py", "core/repository.py"):
+        shutil.copy(ROOT / "src" / "gpt2" / name, place / "src" / "gpt2" / name)
     command = ["make", f"PYTHON={sys.executable}", "run"]
     done = subprocess.run(command, cwd=place, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no git repository here (a download as .zip has none).")
+    assert done.stderr.startswith("error: no git repository here (a .zip download has none).")
     assert not (place / ".venv").exists()

@@ -61,7 +61,7 @@ def test_what_an_encoding_lacks_is_escaped(settings: dict[str, str], line: bytes
             "> /dev/full",
             "commentary",
             0,
-            "note: standard output: No space left on device; the work goes on\ndone\n",
+            "note: standard output: No space left on device; continuing without it\ndone\n",
         ),
         (">&-", "needed", 0, "done\n"),
         ("2>&1 >&- >&2 | head -0", "commentary", 0, ""),

@@ -71,7 +71,7 @@ def test_socks_needs_a_package(monkeypatch, scheme):
     with pytest.raises(UserError, match=r"SOCKS needs .*pip install socksio.*NO_PROXY") as caught:
         proxy_for("https://judge.example/v1", "socksio")
     assert "secret" not in str(caught.value)
-    assert "judge.example in NO_PROXY" in str(caught.value)
+    assert "judge.example to NO_PROXY" in str(caught.value)
 
 
 @pytest.mark.parametrize("proxy", ["ftp://proxy", "http://", "http://proxy:port", "socks4://proxy"])

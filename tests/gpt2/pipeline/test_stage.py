@@ -130,7 +130,7 @@ def test_numbers_reach_the_store_at_the_root_not_in_the_copy(place: Path, tmp_pa
         ("pretrain: {}", "", "error: params.yaml: section 'finetune' is missing"),
     ],
 )
-def test_an_error_that_the_user_can_mend(place: Path, params: str, body: str, message: str) -> None:
+def test_an_error_that_the_user_can_fix(place: Path, params: str, body: str, message: str) -> None:
     (place / "params.yaml").write_text(params)
     process = start(place, body)
     out, err = process.communicate()
@@ -146,7 +146,7 @@ def test_what_yaml_1_1_means_otherwise_is_told_of_the_sections_of_the_stage(plac
     (place / "params.yaml").write_text("finetune: {lr: 1_0}\njudge: {seed: 017, cached: yes}\n")
     out, _ = start(place, "pass").communicate()
     assert re.findall("^warning: .* is read as .*", out, re.MULTILINE) == [
-        "warning: params.yaml: finetune.lr: 1_0 is read as 10, but YAML 1.2 knows no _ in numbers. "
+        "warning: params.yaml: finetune.lr: 1_0 is read as 10, but YAML 1.2 has no _ in numbers. "
         "Write 10"
     ]
 

@@ -54,7 +54,7 @@ def one_line(text: object) -> str:
 
 def through(proxy: str | None) -> str:
     """The end of a server's name in a message."""
-    return f" (through the proxy {web.shown(proxy)})" if proxy else ""
+    return f" (through the proxy {web.without_password(proxy)})" if proxy else ""
 
 
 def error_of(status: int, message: str, headers: Mapping[str, str]) -> Exception:
