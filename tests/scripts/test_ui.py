@@ -14,8 +14,8 @@ from urllib.request import urlopen
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gpt2.tracking import track
 from gpt2.tracking.store import own_store
+from gpt2.tracking.tracker import track
 from scripts.deps import ROOT
 from scripts.ui import free_port
 

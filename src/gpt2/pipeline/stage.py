@@ -203,7 +203,7 @@ class _LevelFormatter(logging.Formatter):
 
 @contextmanager
 def _messages() -> Iterator[None]:
-    """Print log messages: those of this project from INFO on, those of libraries from WARNING on."""
+    """Print log messages: of this project from INFO on, of libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_LevelFormatter())
     for name in ("gpt2", "stages", "__main__"):

@@ -25,7 +25,7 @@ from gpt2.data.batch import IGNORE_INDEX, Batch
 from gpt2.model.attention import keep_from_compiler
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.loss import ChunkLoss, fusable_chunk_loss, linear_cross_entropy
-from gpt2.tracking import Tracker
+from gpt2.tracking.tracker import Tracker
 from gpt2.training import checkpoint
 from gpt2.training.checkpoint import RunDirectory, SharedState
 from gpt2.training.optim import lr_factor, make_optimizers, set_lr, stable_steps
