@@ -116,7 +116,7 @@ def test_where_there_is_nothing_to_show(place: Path, tmp_path: Path) -> None:
     assert experiment
     client.delete_experiment(experiment.experiment_id)
     message = refused(place)
-    assert "the experiment gpt2-from-scratch is deleted. Bring it back: " in message
+    assert "the experiment gpt2-from-scratch is deleted. Restore it: " in message
     assert f"mlflow experiments restore --experiment-id {experiment.experiment_id}" in message
 
 
