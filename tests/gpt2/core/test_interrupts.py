@@ -49,7 +49,7 @@ def test_a_second_signal_stops_at_once() -> None:
     assert done == [1]
 
 
-def test_without_a_signal_and_after_an_error_all_is_as_before() -> None:
+def test_without_a_signal_and_after_an_error_the_handlers_are_restored() -> None:
     with delayed_interrupts():
         pass
     assert current() == [stop, stop]
@@ -58,7 +58,7 @@ def test_without_a_signal_and_after_an_error_all_is_as_before() -> None:
     assert current() == [stop, stop]
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with delayed_interrupts() as interrupt:
         signal.raise_signal(signal.SIGINT)
@@ -66,7 +66,7 @@ def test_what_is_ignored_stays_ignored() -> None:
     assert current() == [signal.SIG_IGN, stop]
 
 
-def test_a_handler_that_returns_does_not_let_the_work_pass_for_whole() -> None:
+def test_a_handler_that_returns_still_exits() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     with pytest.raises(SystemExit) as ended, delayed_interrupts():
         signal.raise_signal(signal.SIGTERM)

@@ -96,7 +96,7 @@ def test_what_dvc_writes_is_read_back(tmp_path: Path) -> None:
     check()
 
 
-def test_what_we_write_is_what_dvc_writes(tmp_path: Path) -> None:
+def test_files_are_written_as_dvc_writes_them(tmp_path: Path) -> None:
     values = {"train": {"lr": 5e-05, "on": "yes", "text": "5e-05", "list": [None, {"a": "1:30"}]}}
     assert dump_yaml(values) == dumps_yaml(values)
     (tmp_path / "params.yaml").write_text(dump_yaml(values), encoding="utf-8")
@@ -128,7 +128,7 @@ def test_a_learning_rate_that_dvc_sets(tmp_path: Path, setting: str) -> None:
         ("0x_ff", "0x_ff is read as 255, but YAML 1.2 has no _ in numbers. Write 255"),
     ],
 )
-def test_what_yaml_1_1_means_otherwise_is_noted(tmp_path: Path, scalar: str, note: str) -> None:
+def test_scalars_that_differ_in_yaml_1_1_are_noted(tmp_path: Path, scalar: str, note: str) -> None:
     text = f"a: {{x: [1, {{y: {scalar}}}]}}\nb: {scalar}\n"
     (found,) = notes(tmp_path, text, "a", "c")
     assert found.startswith(f"a.x.1.y: {note}")
@@ -153,7 +153,7 @@ def test_what_yaml_1_1_means_otherwise_is_noted(tmp_path: Path, scalar: str, not
         "1_a",
     ],
 )
-def test_what_both_read_alike_is_not_noted(tmp_path: Path, scalar: str) -> None:
+def test_unambiguous_scalars_are_not_noted(tmp_path: Path, scalar: str) -> None:
     assert notes(tmp_path, f"a: {scalar}", "a") == []
 
 
@@ -197,14 +197,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         5000 * "[",
     ],
 )
-def test_values_that_yaml_cannot_read_are_an_error_of_the_file(tmp_path: Path, text: str) -> None:
+def test_invalid_values_are_an_error_of_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml: not valid YAML"):
         load_yaml(path)
 
 
-def test_aliases_are_read_but_not_when_they_stand_for_millions(tmp_path: Path) -> None:
+def test_aliases_are_expanded_but_not_to_millions_of_values(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("a: &a {lr: 1}\nb: {<<: *a}\nc: *a\n")
     assert load_yaml(path) == {name: {"lr": 1} for name in "abc"}
