@@ -160,7 +160,7 @@ def has_ended(key: str | None) -> bool:
 def _start(process: psutil.Process) -> float:
     """Start time of a process, in seconds since the machine started.
 
-    Setting the clock does not change it. It does change both absolute times, which are computed
-    from the current time.
+    Setting the clock does not change it. Absolute times would change, as they are computed from the
+    current time.
     """
     return process.create_time() - psutil.boot_time()
