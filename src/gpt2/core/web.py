@@ -54,7 +54,7 @@ def without_password(proxy: str) -> str:
 
 
 def on_this_machine(url: str) -> bool:
-    """Whether a URL points to this machine: ``localhost``, a loopback address, or 0.0.0.0."""
+    """Whether a URL points to this machine: ``localhost``, a loopback or unspecified address."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         address = ip_address(host.partition("%")[0])
