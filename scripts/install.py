@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if installed() == pin:
         return 0
     index = index_for(options.index, platform.system(), platform.machine())
-    if index and (problem := objection(index, pin)):
-        _say(f"note: {_shown(index)} {problem}; installing PyTorch from pip's default index")
+    if index and (problem := problem_with(index, pin)):
+        _print_line(f"note: {_shown(index)} {problem}; installing PyTorch from pip's default index")
         index = None
-    _say(announcement(index, platform.system(), platform.machine()))
+    _print_line(announcement(index, platform.system(), platform.machine()))
     return install(index, pin) if index else 0
 
 
@@ -98,21 +98,21 @@ def nvidia_gpu() -> bool:
     """Whether NVIDIA's driver responds and lists a GPU."""
     command = ["nvidia-smi", "--list-gpus"]
     try:
-        answer = _answer(command, DRIVER_SECONDS)
+        answer = _run(command, DRIVER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.returncode == 0 and answer.stdout.startswith("GPU ")
 
 
-def objection(index: str, pin: str) -> str:
+def problem_with(index: str, pin: str) -> str:
     """Why this version of torch cannot be installed from ``index``; empty if it can.
 
     This asks pip, which knows the user's proxy, certificates and passwords. It does not retry.
     """
-    command = [*PIP, "index", "versions", "torch", *_from(index), "-vv", "--retries=0"]
+    command = [*PIP, "index", "versions", "torch", *_index_options(index), "-vv", "--retries=0"]
     command.append(f"--timeout={CONNECT_SECONDS}")
     try:
-        answer = _answer(command, PROBE_SECONDS)
+        answer = _run(command, PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         return "is too slow"
     if "Could not fetch URL" in answer.stdout:
@@ -125,7 +125,9 @@ def objection(index: str, pin: str) -> str:
 
 def install(index: str, pin: str) -> int:
     """Install torch without its dependencies from ``index``; return pip's exit status."""
-    return subprocess.run([*PIP, "install", "--no-deps", *_from(index), f"torch=={pin}"]).returncode
+    return subprocess.run(
+        [*PIP, "install", "--no-deps", *_index_options(index), f"torch=={pin}"]
+    ).returncode
 
 
 def announcement(index: str | None, system: str, machine: str) -> str:
@@ -144,13 +146,13 @@ def announcement(index: str | None, system: str, machine: str) -> str:
     return f"packages: at most {download} GB to download, {disk} GB on disk ({build})"
 
 
-def _answer(command: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds
     )
 
 
-def _from(index: str) -> list[str]:
+def _index_options(index: str) -> list[str]:
     """Options of pip to install torch from ``index`` only.
 
     With ``--no-index``, pip uses no other index of the user's configuration. Links in that
@@ -174,7 +176,7 @@ def _shown(index: str) -> str:
     return urlsplit(index).hostname or index
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     """Print a line; if standard output fails, the installation continues without it."""
     with suppress(OSError):
         print(line.encode("ascii", "backslashreplace").decode(), flush=True)

@@ -54,7 +54,7 @@ def read(entry: Mapping[str, Any]) -> Experiment:
     return Experiment(str(entry["name"]), state, flatten(params), metrics)
 
 
-def of_sweep(experiments: Sequence[Experiment], name: str) -> list[Experiment]:
+def experiments_of(experiments: Sequence[Experiment], name: str) -> list[Experiment]:
     """The experiments of the sweep ``name`` (``name-1``, ``name-2``, ...), in this order."""
     numbered = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
     found = [(match, e) for e in experiments if (match := numbered.fullmatch(e.name))]
@@ -88,7 +88,7 @@ def report(
     for e in experiments:
         if e not in best:
             settings = ", ".join(f"{key}={e.params.get(key)}" for key in keys)
-            yield f"{_fate(e, metric)} ({settings})"
+            yield f"{_missing_result(e, metric)} ({settings})"
     if best:
         yield f"apply one: dvc exp apply {best[0].name}, or: dvc exp branch {best[0].name} NAME"
 
@@ -99,7 +99,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _fate(experiment: Experiment, metric: str) -> str:
+def _missing_result(experiment: Experiment, metric: str) -> str:
     """Why an experiment has no result, and where to look."""
     name, state = experiment.name, experiment.state
     if state in WAITING:
@@ -143,11 +143,11 @@ def main(grid: tuple[str, ...], metric: str, highest: bool | None, jobs: int, na
         _check_metric(metric, workspace)
     sweep = name or time.strftime("sweep-%m%d-%H%M%S")
     if grid:
-        if of_sweep(experiments, sweep):
+        if experiments_of(experiments, sweep):
             raise click.UsageError(f"a sweep named {sweep} exists. Choose another name")
         _run(grid, sweep, jobs)
         workspace, _, experiments = _show(baseline)
-    if not (found := of_sweep(experiments, sweep)):
+    if not (found := experiments_of(experiments, sweep)):
         raise click.UsageError(f"this commit has no experiment of the sweep {sweep}")
     click.echo()
     for line in report(found, workspace, metric, highest):

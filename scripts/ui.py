@@ -39,7 +39,7 @@ def free_port(wanted: int) -> int:
     raise UserError(f"no port is free from {wanted} on. Choose a lower one: make ui PORT=5000")
 
 
-def page(server: str, experiment: str) -> str:
+def runs_url(server: str, experiment: str) -> str:
     """The URL of the runs of an experiment."""
     return (
         f"{server.rstrip('/')}/#/experiments/{quote(experiment)}/runs?workflowType=machine_learning"
@@ -84,7 +84,7 @@ def main(port: int) -> None:
     try:
         experiment = experiment_of(uri, root)
         if uri.startswith(("http://", "https://")):
-            click.echo(f"all runs: {page(uri, experiment)}")
+            click.echo(f"all runs: {runs_url(uri, experiment)}")
             return
         free = free_port(port)
     except UserError as error:
@@ -92,7 +92,7 @@ def main(port: int) -> None:
         sys.exit(1)
     if free != port:
         click.echo(f"port {port} is in use; using {free}")
-    click.echo(f"all runs: {page(f'http://{HOST}:{free}', experiment)}")
+    click.echo(f"all runs: {runs_url(f'http://{HOST}:{free}', experiment)}")
     sys.stdout.flush()
     # A relative path, so that the path of the repository may have any characters.
     address = f"sqlite:///{STORE}" if uri == own_store(root) else uri

@@ -48,14 +48,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = _number(error)
+        number = _errno(error)
         if number not in REMEDIES:
             raise
         place = getattr(error, "filename", None) or path
         raise UserError(f"{place}: {os.strerror(number)}. {REMEDIES[number]}") from error
 
 
-def _number(error: OSError | SafetensorError) -> int:
+def _errno(error: OSError | SafetensorError) -> int:
     """The errno of an error, 0 if it has none."""
     if isinstance(error, OSError):
         return error.errno or 0
@@ -94,7 +94,7 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, not UTF-8 or not JSON.
     """
     try:
-        return _value(path, path.read_bytes())
+        return _parse_json(path, path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro") from None
 
@@ -103,7 +103,7 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _value(path: Path, content: bytes) -> Any:
+def _parse_json(path: Path, content: bytes) -> Any:
     try:  # a number with thousands of digits is a ValueError, too
         return json.loads(content.decode())
     except (
@@ -134,7 +134,7 @@ def read_seal(path: Path) -> str:
     if stated != f"{actual}  {path.name}\n".encode():
         raise UserError(
             f"{path}: damaged. Its sha256 is {actual}, {_digest_file(path).name} says "
-            f"{_shown(stated)}\nDelete both and run: dvc checkout, or dvc repro"
+            f"{_printable(stated)}\nDelete both and run: dvc checkout, or dvc repro"
         )
     return actual
 
@@ -143,7 +143,7 @@ def _digest_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _shown(digest: bytes) -> str:
+def _printable(digest: bytes) -> str:
     return ascii(digest[:64].decode("latin-1"))[1:-1]
 
 
@@ -240,10 +240,10 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
     if seal != _seal(actual).encode():
         raise UserError(
             f"{path}: damaged, or written by an older version. The sha256 of the text before its "
-            f"seal is {actual}, the seal says {_shown(seal[-68:-4])}\n"
+            f"seal is {actual}, the seal says {_printable(seal[-68:-4])}\n"
             "Delete the directory and run: dvc checkout, or dvc repro"
         )
-    manifest: dict[str, Any] = _value(path, content + b"}")
+    manifest: dict[str, Any] = _parse_json(path, content + b"}")
     table = manifest.get("files")
     if not isinstance(table, dict) or not all(isinstance(file, dict) for file in table.values()):
         raise UserError(f"{path}: not a manifest (no table 'files')")

@@ -64,7 +64,7 @@ def _describe(where: str, problem: Any) -> str:
         return f"{key}: missing"
     hint = ""
     if isinstance(value, str) and problem["type"].startswith(("float", "int")):
-        number = _number(value, int if problem["type"].startswith("int") else float)
+        number = _yaml_number(value, int if problem["type"].startswith("int") else float)
         hint = f". Write it without quotes: {number}" if number else ""
     elif problem["type"] == "string_type" and not isinstance(value, dict | list | None):
         hint = ". Put it in quotes"
@@ -75,7 +75,7 @@ def _describe(where: str, problem: Any) -> str:
     return f"{key}: {problem['msg']}{shown}{hint}"
 
 
-def _number(text: str, kind: type[int | float]) -> str:
+def _yaml_number(text: str, kind: type[int | float]) -> str:
     """The number in ``text`` as YAML writes it, or an empty string."""
     try:
         number = kind(text)

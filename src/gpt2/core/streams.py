@@ -31,8 +31,8 @@ def standard_streams(needed: bool) -> Iterator[None]:
     out = sys.stdout is sys.__stdout__
     error = sys.stderr is sys.__stderr__
     with (
-        redirect_stderr(_tolerant(sys.stderr, 2, lambda _: None)) if error else nullcontext(),
-        redirect_stdout(_tolerant(sys.stdout, 1, on_error)) if out else nullcontext(),
+        redirect_stderr(_robust(sys.stderr, 2, lambda _: None)) if error else nullcontext(),
+        redirect_stdout(_robust(sys.stdout, 1, on_error)) if out else nullcontext(),
     ):
         try:
             yield
@@ -70,10 +70,10 @@ def _continue(error: OSError) -> None:
         print(f"note: standard output: {error.strerror}; continuing without it", file=sys.stderr)
 
 
-def _tolerant(stream: TextIO | None, number: int, on_error: Callable[[OSError], None]) -> TextIO:
+def _robust(stream: TextIO | None, number: int, on_error: Callable[[OSError], None]) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):  # closed by the shell (>&-)
         return Path(os.devnull).open("w", encoding="utf-8")
-    raw = _Raw(number, on_error)
+    raw = _RobustBytes(number, on_error)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
@@ -83,7 +83,7 @@ def _tolerant(stream: TextIO | None, number: int, on_error: Callable[[OSError], 
     )
 
 
-class _Raw(io.FileIO):
+class _RobustBytes(io.FileIO):
     """A byte stream that reports its first error and discards everything after it."""
 
     def __init__(self, number: int, on_error: Callable[[OSError], None]) -> None:

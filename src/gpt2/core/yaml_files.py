@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> YamlFile:
         raise UserError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
-    for key in _other_keys(values):
+    for key in _non_string_keys(values):
         raise UserError(f"{path}: the key {key} is not a string. Put it in quotes")
     return YamlFile(path, values, tree)
 
@@ -142,10 +142,10 @@ def _scalars(node: Node, *keys: str) -> Iterator[tuple[Sequence[str], ScalarNode
             yield from _scalars(part, *keys, str(key.value))
 
 
-def _other_keys(value: object) -> Iterator[object]:
+def _non_string_keys(value: object) -> Iterator[object]:
     """Keys that are not strings, at any depth."""
     if isinstance(value, dict):
         yield from (key for key in value if not isinstance(key, str))
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for part in parts:
-        yield from _other_keys(part)
+        yield from _non_string_keys(part)

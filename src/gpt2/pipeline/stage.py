@@ -151,7 +151,7 @@ def framed(stage: str) -> Iterator[Path]:
     SIGTERM give exit status 130 and 143.
     """
     started = time.monotonic()
-    with _messages(), _stoppable():
+    with _log_to_stdout(), _signals_as_exit():
         try:
             # The lock is in the working directory, not in the root: experiments in temporary
             # copies of the repository may run at the same time.
@@ -202,7 +202,7 @@ class _LevelFormatter(logging.Formatter):
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def _log_to_stdout() -> Iterator[None]:
     """Print log messages: of this project from INFO on, of libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_LevelFormatter())
@@ -216,7 +216,7 @@ def _messages() -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _signals_as_exit() -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into SystemExit, so that `finally` blocks run.
 
     Ignored signals stay ignored: a shell starts the background jobs of a script without Ctrl-C.

@@ -32,7 +32,7 @@ def run_name(stage: str, params: Mapping[str, object], highlight: str | None) ->
     flat = flatten(params)
     parts = [stage]
     if highlight in flat:
-        parts.append(f"{highlight.rpartition('.')[2]}={_brief(flat[highlight])}")
+        parts.append(f"{highlight.rpartition('.')[2]}={_short(flat[highlight])}")
     return " · ".join([*parts, *_profile(params)])
 
 
@@ -45,7 +45,7 @@ def _profile(params: Mapping[str, object]) -> list[str]:
     return [str(params["profile"])] if "profile" in params else []
 
 
-def _brief(value: object) -> str:
+def _short(value: object) -> str:
     return re.sub(r"e([+-])0", r"e\1", f"{value:g}") if isinstance(value, float) else str(value)
 
 
@@ -139,7 +139,7 @@ def _dvc() -> tuple[psutil.Process, str] | None:
 
 def process_key(process: psutil.Process) -> str:
     """Identifies a process: host, process id and start time, as process ids are reused."""
-    return f"{socket.gethostname()} {process.pid} {_start(process):.2f}"
+    return f"{socket.gethostname()} {process.pid} {_start_time(process):.2f}"
 
 
 def has_ended(key: str | None) -> bool:
@@ -149,7 +149,7 @@ def has_ended(key: str | None) -> bool:
         return False
     try:
         process = psutil.Process(int(pid))
-        other = abs(_start(process) - float(started)) > 1
+        other = abs(_start_time(process) - float(started)) > 1
         return other or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
@@ -157,7 +157,7 @@ def has_ended(key: str | None) -> bool:
         return False
 
 
-def _start(process: psutil.Process) -> float:
+def _start_time(process: psutil.Process) -> float:
     """Start time of a process, in seconds since the machine started.
 
     Setting the clock does not change it. Absolute times would change, as they are computed from the
