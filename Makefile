@@ -1,6 +1,6 @@
-# Everything happens in .venv, which `make` fills from the pinned requirements when they change.
-# README.md says how to do without make. TORCH_INDEX is where PyTorch comes from: cpu (PyTorch's own
-# index), plain (as all packages), an index's address or a directory; empty: as the machine needs it.
+# All targets use .venv, which `make` installs from the pinned requirements when they change.
+# README.md has the commands without make. TORCH_INDEX selects where PyTorch comes from: cpu
+# (PyTorch's own index), plain (pip's default index), a URL or a directory; empty: by the machine.
 .POSIX:
 .PHONY: help run test faults bench gpu ui sweep profile lock repository
 
@@ -9,15 +9,15 @@ PORT = 5000
 ISA =
 INSTALL = .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 TORCH = .venv/bin/python -m scripts.install --index '$(TORCH_INDEX)'
-NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
-# The same list whatever the build of torch, which names its CUDA libraries itself.
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; 3.11 or newer is needed. Choose one: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+# Drops CUDA libraries, which depend on the build of torch: every build gives the same list.
 FREEZE = .venv/bin/python -m pip freeze --all | \
 	sed '/^pip==/d; /^nvidia-/d; /^cuda-/d; /^triton==/d; s/^\(torch==[^+]*\)+.*/\1/'
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
 
-run: repository .venv/run ## run the pipeline and print its results; what is up to date is left alone
+run: repository .venv/run ## run the stages that are not up to date, and print the results
 	@. .venv/bin/activate && { dvc status --quiet || gpt2 validate --brief; } && dvc repro && \
 		python -m scripts.summary
 
@@ -27,28 +27,28 @@ test: .venv/test ## check style and types, run the tests
 	.venv/bin/mypy
 	. .venv/bin/activate && python -m pytest
 
-faults: .venv/test ## kill, fill, flip and confuse everything, and see that nothing is lost
+faults: .venv/test ## run the fault tests: killed processes, full disks, damaged files, bad input
 	. .venv/bin/activate && python -m pytest -m faults
 
-bench: .venv/test ## measure the speed of everything beside its peers, about 45 minutes (docs/performance.md; ISA=avx2 imitates a smaller processor)
+bench: .venv/test ## run the benchmarks against other libraries, about 45 minutes (docs/performance.md; ISA=avx2 imitates an older CPU)
 	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks $(ISA:%=--isa=%)
 
-gpu: .venv/test ## check an NVIDIA GPU against the CPU, and time it beside its peers
+gpu: .venv/test ## check an NVIDIA GPU against the CPU, and run the benchmarks on it
 	@. .venv/bin/activate && python -m benchmarks.gpu
 
-ui: .venv/run ## show the runs in a browser (PORT=5000, or the next that is free)
+ui: .venv/run ## show the runs in a browser (PORT=5000, or the next free port)
 	@. .venv/bin/activate && python -m scripts.ui --port '$(PORT)'
 
-sweep: repository .venv/run ## try a grid of parameters (S="finetune.lr=0.001,0.002 finetune.epochs=1,2")
+sweep: repository .venv/run ## run a grid of experiments (S="finetune.lr=0.001,0.002 finetune.epochs=1,2")
 	@. .venv/bin/activate && python -m scripts.sweep $(S)
 
-profile: ## put a profile in place of params.yaml (P=name)
+profile: ## replace params.yaml with a profile (P=name)
 	@test -f 'profiles/$(P).yaml' || { \
-		echo "error: no profile '$(P)'. Name one of these: make profile P=..." >&2; \
+		echo "error: no profile '$(P)'. Choose one of these: make profile P=..." >&2; \
 		ls profiles | sed -n 's/\.yaml$$//p' >&2; exit 1; }
 	cp 'profiles/$(P).yaml' params.yaml
 
-lock: ## pin anew what requirements*.in name, from the package index
+lock: ## pin the current versions of the packages in requirements*.in
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	@$(TORCH) requirements.in

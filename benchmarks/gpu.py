@@ -37,7 +37,7 @@ from gpt2.inference.generation.loop import generate
 from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.tracking import NullTracker
+from gpt2.tracking.tracker import NullTracker
 from gpt2.training import trainer
 from gpt2.training.checkpoint import RunDirectory
 from gpt2.training.flops import timed

@@ -18,7 +18,7 @@ from gpt2.core.yaml_files import load
 from gpt2.data.shards import Tokens, TrainingWindows, evaluation_batches
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.tracking import track
+from gpt2.tracking.tracker import track
 from gpt2.training.checkpoint import RunDirectory
 from gpt2.training.pretraining import PretrainParams
 from gpt2.training.trainer import History, fit

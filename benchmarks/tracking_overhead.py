@@ -84,7 +84,7 @@ def train(root: Path, steps: int, width: int) -> tuple[float, float]:
     from gpt2.data.batch import Batch
     from gpt2.model.config import GPT2Config
     from gpt2.model.gpt2 import GPT2
-    from gpt2.tracking import track
+    from gpt2.tracking.tracker import track
     from gpt2.training.checkpoint import RunDirectory
     from gpt2.training.params import TrainParams
     from gpt2.training.trainer import fit

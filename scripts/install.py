@@ -1,9 +1,9 @@
-"""PyTorch first, in the build that suits this machine: ``python -m scripts.install``.
+"""Install the build of PyTorch that suits this machine: ``python -m scripts.install``.
 
-What the package index has for Linux is the CUDA build, NVIDIA's libraries included. Where no NVIDIA
-GPU answers, the CPU build comes from PyTorch's own index; `pip install -r requirements.txt` then
-finds it installed and takes all other packages from where the user's pip takes them. This runs in
-an environment that holds nothing but pip, and installs into it.
+The default package index has the CUDA build for Linux, with NVIDIA's libraries. On a machine
+without an NVIDIA GPU, this script installs the CPU build from PyTorch's own index.
+`pip install -r requirements.txt` then finds torch installed and gets all other packages from the
+user's index. The script runs in an environment that has only pip, and installs into it.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 PIP = (sys.executable, "-m", "pip")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA_ON_PLAIN_INDEX = (("Linux", "x86_64"), ("Linux", "aarch64"))
-"""System and processor."""
+"""System and processor architecture."""
 DRIVER_SECONDS = 20
-"""An idle driver wakes up every GPU before it answers."""
+"""Timeout of nvidia-smi: a driver in standby starts every GPU before it answers."""
 CONNECT_SECONDS, PROBE_SECONDS = 5, 30
 
 SIZES = {
@@ -31,30 +31,35 @@ SIZES = {
     "PyTorch for macOS": (0.3, 1.5),
     "without PyTorch": (0.3, 1.3),
 }
-"""GB to download and on the disk, for all that requirements.txt names, Python 3.11. Downloads are
-the sizes of the wheels. Disk is what .venv takes with the CPU build on x86-64; the others differ
-from it as their unpacked wheels do."""
+"""GB to download and GB on disk for all of requirements.txt with Python 3.11.
+
+Downloads are the sizes of the wheels. The disk space is that of .venv with the CPU build on x86-64;
+for the other builds, the difference of the unpacked wheels is added.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Unless torch is there: say what the installation takes, install torch; pip's exit status."""
-    parser = argparse.ArgumentParser(description="Install PyTorch, as this machine needs it.")
+    """Print the size of the installation and install torch, unless it is installed.
+
+    Returns pip's exit status.
+    """
+    parser = argparse.ArgumentParser(description="Install PyTorch for this machine.")
     parser.add_argument("file", nargs="?", type=Path, default=Path("requirements.txt"))
-    parser.add_argument("--index", default="", help="cpu, plain, an address, a directory")
+    parser.add_argument("--index", default="", help="cpu, plain, a URL or a directory")
     options = parser.parse_args(arguments)
     pin = pinned(options.file)
     if installed() == pin:
         return 0
     index = index_for(options.index, platform.system(), platform.machine())
-    if index and (problem := objection(index, pin)):
-        _say(f"note: {_shown(index)} {problem}; taking PyTorch from where pip takes all packages")
+    if index and (problem := problem_with(index, pin)):
+        _print_line(f"note: {_shown(index)} {problem}; installing PyTorch from pip's default index")
         index = None
-    _say(announcement(index, platform.system(), platform.machine()))
+    _print_line(announcement(index, platform.system(), platform.machine()))
     return install(index, pin) if index else 0
 
 
 def pinned(file: Path) -> str:
-    """The version of torch that a requirements file names."""
+    """The version of torch in a requirements file."""
     found = re.search(r"^torch==([\w.]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise SystemExit(f"error: {file} has no line torch==...")
@@ -62,7 +67,7 @@ def pinned(file: Path) -> str:
 
 
 def installed() -> str | None:
-    """The version of torch in this environment, whatever its build."""
+    """The installed version of torch, without its build; None if it is not installed."""
     try:
         return _release(version("torch"))
     except PackageNotFoundError:
@@ -70,9 +75,13 @@ def installed() -> str | None:
 
 
 def index_for(wanted: str, system: str, machine: str) -> str | None:
-    """Where PyTorch comes from: an address or a directory; None is where all other packages do.
+    """The URL or directory to install PyTorch from; None for pip's default index.
 
-    ``wanted`` is that, or ``cpu``, ``plain`` (None), or empty: look at the machine.
+    Args:
+        wanted: a URL or directory, ``cpu`` (PyTorch's own index), ``plain`` (pip's default index),
+            or empty to choose by the machine.
+        system: such as ``Linux``, see `platform.system`.
+        machine: such as ``x86_64``, see `platform.machine`.
     """
     match wanted:
         case "plain":
@@ -86,24 +95,24 @@ def index_for(wanted: str, system: str, machine: str) -> str | None:
 
 
 def nvidia_gpu() -> bool:
-    """Whether NVIDIA's driver answers and lists a GPU."""
+    """Whether NVIDIA's driver responds and lists a GPU."""
     command = ["nvidia-smi", "--list-gpus"]
     try:
-        answer = _answer(command, DRIVER_SECONDS)
+        answer = _run(command, DRIVER_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.returncode == 0 and answer.stdout.startswith("GPU ")
 
 
-def objection(index: str, pin: str) -> str:
-    """Why this Python cannot have torch of this version from there; empty if it can.
+def problem_with(index: str, pin: str) -> str:
+    """Why this version of torch cannot be installed from ``index``; empty if it can.
 
-    pip is asked, once and briefly: it knows the user's proxy, certificates and passwords.
+    This asks pip, which knows the user's proxy, certificates and passwords. It does not retry.
     """
-    command = [*PIP, "index", "versions", "torch", *_from(index), "-vv", "--retries=0"]
+    command = [*PIP, "index", "versions", "torch", *_index_options(index), "-vv", "--retries=0"]
     command.append(f"--timeout={CONNECT_SECONDS}")
     try:
-        answer = _answer(command, PROBE_SECONDS)
+        answer = _run(command, PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         return "is too slow"
     if "Could not fetch URL" in answer.stdout:
@@ -115,12 +124,14 @@ def objection(index: str, pin: str) -> str:
 
 
 def install(index: str, pin: str) -> int:
-    """Install torch, and nothing that it depends on, from there; pip's exit status."""
-    return subprocess.run([*PIP, "install", "--no-deps", *_from(index), f"torch=={pin}"]).returncode
+    """Install torch without its dependencies from ``index``; return pip's exit status."""
+    return subprocess.run(
+        [*PIP, "install", "--no-deps", *_index_options(index), f"torch=={pin}"]
+    ).returncode
 
 
 def announcement(index: str | None, system: str, machine: str) -> str:
-    """What the installation takes, in a line."""
+    """One line with the size of the installation."""
     if index == CPU_INDEX:
         build = "PyTorch's CPU build"
     elif index:
@@ -132,40 +143,41 @@ def announcement(index: str | None, system: str, machine: str) -> str:
     else:
         build = "PyTorch's CPU build"
     download, disk = SIZES[build]
-    return f"packages: at most {download} GB to download, {disk} GB on the disk ({build})"
+    return f"packages: at most {download} GB to download, {disk} GB on disk ({build})"
 
 
-def _answer(command: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], seconds: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds
     )
 
 
-def _from(index: str) -> list[str]:
-    """pip's options for wheels of torch from there and, if so configured, the user's own links.
+def _index_options(index: str) -> list[str]:
+    """Options of pip to install torch from ``index`` only.
 
-    As links, not as an index, so that no other index that the user's pip knows takes part.
+    With ``--no-index``, pip uses no other index of the user's configuration. Links in that
+    configuration still count.
     """
     here = Path(index)
     if not here.is_dir():
         links = f"{index.rstrip('/')}/torch/"
-    else:  # as an index, or just with wheels in it
+    else:  # laid out as an index, or just a directory of wheels
         links = str(here / "torch" if (here / "torch").is_dir() else here)
     return ["--no-index", f"--find-links={links}"]
 
 
 def _release(version: str) -> str:
-    """``2.13.0`` of ``2.13.0+cpu``."""
+    """The version without its build: ``2.13.0`` for ``2.13.0+cpu``."""
     return version.partition("+")[0]
 
 
 def _shown(index: str) -> str:
-    """The host of an address, which may hold a password; a directory as it is."""
+    """The host of a URL, as the URL may contain a password; a directory unchanged."""
     return urlsplit(index).hostname or index
 
 
-def _say(line: str) -> None:
-    """Print a line, as far as standard output takes it: the installation does not hang on that."""
+def _print_line(line: str) -> None:
+    """Print a line; if standard output fails, the installation continues without it."""
     with suppress(OSError):
         print(line.encode("ascii", "backslashreplace").decode(), flush=True)
 

@@ -1,4 +1,4 @@
-"""What the pipeline came to, on one screen: ``python -m scripts.summary``."""
+"""Print the results of the pipeline on one screen: ``python -m scripts.summary``."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ SYSTEMS = ("finetuned", "base", "name_as_words", "most_frequent")
 
 
 def summary(metrics: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
-    """The summary of each stage's metrics and time; stages without metrics are passed over."""
+    """Summarize the metrics and time of each stage; stages without metrics are skipped."""
     parts = {
         "pretrain": _pretrain,
         "finetune": _finetune,
@@ -36,7 +36,7 @@ def _pretrain(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _finetune(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"finetuning    validation loss {metrics['val_loss']:.3f}, "
-        f"before it {metrics['val_loss_before']:.3f}"
+        f"before finetuning {metrics['val_loss_before']:.3f}"
     )
 
 
@@ -53,7 +53,7 @@ def _cell(score: Mapping[str, float] | None) -> str:
 
 
 def _judge(metrics: Mapping[str, Any]) -> Iterator[str]:
-    trust = "trusted" if metrics["trusted"] else "NOT trusted, do not read its means as quality"
+    trust = "trusted" if metrics["trusted"] else "NOT trusted, its means say nothing about quality"
     yield (
         f"judge         finetuned {metrics['finetuned']['mean']:.1f}, "
         f"base {metrics['base']['mean']:.1f} of 100; {trust} (AUC on controls "
@@ -63,11 +63,11 @@ def _judge(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _times(seconds: Mapping[str, float]) -> Iterator[str]:
     each = ", ".join(f"{stage.replace('_', '-')} {time:.0f}" for stage, time in seconds.items())
-    yield f"seconds       {each}; together {sum(seconds.values()):.0f}"
+    yield f"seconds       {each}; total {sum(seconds.values()):.0f}"
 
 
 def main() -> None:
-    """Print the summary of the metrics below the working directory."""
+    """Print the summary of the metrics in the working directory."""
     metrics = _read(Path("metrics"))
     speed = _read(Path("data", "runs", "speed"))
     print(summary(metrics, {stage: values["wall_seconds"] for stage, values in speed.items()}))

@@ -1,8 +1,9 @@
-"""A grid of experiments, from one command to a ranked table:
+"""Run a grid of experiments and print a ranked table of their results.
 
 ``python -m scripts.sweep finetune.lr=0.001,0.002 finetune.epochs=1,2``
 
-DVC makes the grid and runs it from its queue, in copies of the repository (`dvc exp run --queue`).
+DVC expands the grid, queues the experiments (`dvc exp run --queue`) and runs them in copies of the
+repository.
 """
 
 import json
@@ -29,18 +30,18 @@ WAITING = ("queued", "running")
 
 @dataclass(frozen=True)
 class Experiment:
-    """One of the repository's experiments, as `dvc exp show` knows it."""
+    """An experiment of the repository, as reported by `dvc exp show`."""
 
     name: str
     state: str
-    """``failed``, ``queued``, ``running``; anything else: it has results."""
+    """``failed``, ``queued`` or ``running``; with any other state, it has results."""
     params: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    """By ``<stage>/<metric>``, as in MLflow. One that failed has those of its commit."""
+    """Keys are ``<stage>/<metric>``, as in MLflow. A failed experiment has those of its commit."""
 
 
 def read(entry: Mapping[str, Any]) -> Experiment:
-    """An experiment, or the workspace, from the JSON of ``dvc exp show``."""
+    """Parse an experiment, or the workspace, from the JSON of ``dvc exp show``."""
     revision = entry["revs"][0] if "revs" in entry else entry
     data = revision["data"] or {}
     metrics = {
@@ -53,15 +54,15 @@ def read(entry: Mapping[str, Any]) -> Experiment:
     return Experiment(str(entry["name"]), state, flatten(params), metrics)
 
 
-def of_sweep(experiments: Sequence[Experiment], name: str) -> list[Experiment]:
-    """Those that DVC made for the sweep ``name`` (``name-1``, ``name-2``, ...), in their order."""
+def experiments_of(experiments: Sequence[Experiment], name: str) -> list[Experiment]:
+    """The experiments of the sweep ``name`` (``name-1``, ``name-2``, ...), in this order."""
     numbered = re.compile(rf"{re.escape(name)}(?:-(\d+))?")
     found = [(match, e) for e in experiments if (match := numbered.fullmatch(e.name))]
     return [e for _, e in sorted(found, key=lambda pair: int(pair[0][1] or 0))]
 
 
 def ranked(experiments: Sequence[Experiment], metric: str, highest: bool) -> list[Experiment]:
-    """Those with a result, the best first; what is not a number comes last."""
+    """The experiments with a result, best first; NaN comes last."""
 
     def rank(experiment: Experiment) -> tuple[bool, float]:
         value = float(experiment.metrics[metric])
@@ -74,7 +75,7 @@ def ranked(experiments: Sequence[Experiment], metric: str, highest: bool) -> lis
 def report(
     experiments: Sequence[Experiment], workspace: Experiment, metric: str, highest: bool
 ) -> Iterator[str]:
-    """The ranked table, with the parameters that differ; below it what has no place there."""
+    """The ranked table, with the parameters that differ; below it, experiments without a result."""
     first, together = experiments[0], [*experiments, workspace]
     keys = [key for key in first.params if len({repr(e.params.get(key)) for e in together}) > 1]
     best = ranked(experiments, metric, highest)
@@ -87,9 +88,9 @@ def report(
     for e in experiments:
         if e not in best:
             settings = ", ".join(f"{key}={e.params.get(key)}" for key in keys)
-            yield f"{_fate(e, metric)} ({settings})"
+            yield f"{_missing_result(e, metric)} ({settings})"
     if best:
-        yield f"take one over: dvc exp apply {best[0].name}, or: dvc exp branch {best[0].name} NAME"
+        yield f"apply one: dvc exp apply {best[0].name}, or: dvc exp branch {best[0].name} NAME"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -98,8 +99,8 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def _fate(experiment: Experiment, metric: str) -> str:
-    """Why an experiment has no place in the table, and where to look."""
+def _missing_result(experiment: Experiment, metric: str) -> str:
+    """Why an experiment has no result, and where to look."""
     name, state = experiment.name, experiment.state
     if state in WAITING:
         return f"{name}: {state}; see: dvc queue status"
@@ -113,15 +114,16 @@ def is_number(value: object) -> bool:
 
 @click.command()
 @click.argument("grid", nargs=-1, metavar="KEY=VALUE,VALUE ...")
-@click.option("--metric", default="finetune/val_loss", show_default=True, help="To rank by.")
-@click.option("--highest/--lowest", default=None, help="Best; else lowest if a loss or bits.")
-@click.option("-j", "--jobs", default=1, show_default=True, help="Experiments at a time.")
-@click.option("--name", help="Of the sweep; without a grid, show this sweep again.")
+@click.option("--metric", default="finetune/val_loss", show_default=True, help="Metric to rank by.")
+@click.option("--highest/--lowest", default=None, help="Best value; default: by the metric.")
+@click.option("-j", "--jobs", default=1, show_default=True, help="Experiments to run in parallel.")
+@click.option("--name", help="Name of the sweep; without a grid, show this sweep again.")
 def main(grid: tuple[str, ...], metric: str, highest: bool | None, jobs: int, name: str) -> None:
-    """Run every combination of the values, and print the experiments, the best first.
+    """Run every combination of the values, and print the experiments ranked by a metric.
 
-    Uncommitted changes of tracked files are part of every experiment; the repository needs one
-    commit at least. What is in DVC's queue already runs, too. Exit status 1: not all have a result.
+    Uncommitted changes of tracked files are part of every experiment. The repository needs at least
+    one commit. Experiments that are already in DVC's queue run, too. The exit status is 1 if an
+    experiment has no result.
 
     \b
     Example:
@@ -129,7 +131,9 @@ def main(grid: tuple[str, ...], metric: str, highest: bool | None, jobs: int, na
       python -m scripts.sweep llama3_eval.seed=1,2,3 --metric llama3-eval/finetuned.mean
     """
     if not (grid or name):
-        raise click.UsageError("say what to vary: finetune.lr=0.001,0.002 finetune.epochs=1,2")
+        raise click.UsageError(
+            "name the parameters to vary: finetune.lr=0.001,0.002 finetune.epochs=1,2"
+        )
     if invalid := [setting for setting in grid if "=" not in setting]:
         raise click.UsageError(f"not KEY=VALUE: {' '.join(invalid)}")
     if highest is None:
@@ -139,12 +143,12 @@ def main(grid: tuple[str, ...], metric: str, highest: bool | None, jobs: int, na
         _check_metric(metric, workspace)
     sweep = name or time.strftime("sweep-%m%d-%H%M%S")
     if grid:
-        if of_sweep(experiments, sweep):
-            raise click.UsageError(f"there are experiments of the name {sweep}: choose another")
+        if experiments_of(experiments, sweep):
+            raise click.UsageError(f"a sweep named {sweep} exists. Choose another name")
         _run(grid, sweep, jobs)
         workspace, _, experiments = _show(baseline)
-    if not (found := of_sweep(experiments, sweep)):
-        raise click.UsageError(f"no experiment of the sweep {sweep} stands on this commit")
+    if not (found := experiments_of(experiments, sweep)):
+        raise click.UsageError(f"this commit has no experiment of the sweep {sweep}")
     click.echo()
     for line in report(found, workspace, metric, highest):
         click.echo(line)
@@ -154,10 +158,10 @@ def main(grid: tuple[str, ...], metric: str, highest: bool | None, jobs: int, na
 
 
 def _check_metric(metric: str, workspace: Experiment) -> None:
-    """Before hours are spent."""
+    """Reject an unknown metric before the experiments run."""
     if not is_number(workspace.metrics.get(metric)):
         known = sorted(key for key, value in workspace.metrics.items() if is_number(value))
-        raise click.UsageError(f"no metric {metric}; there are:\n  " + "\n  ".join(known))
+        raise click.UsageError(f"no metric {metric}. The metrics are:\n  " + "\n  ".join(known))
 
 
 def _run(grid: Sequence[str], sweep: str, jobs: int) -> None:
@@ -167,7 +171,7 @@ def _run(grid: Sequence[str], sweep: str, jobs: int) -> None:
 
 
 def _show(revision: str) -> tuple[Experiment, str, list[Experiment]]:
-    """The workspace, the commit that ``revision`` is, and the experiments that stand on it."""
+    """The workspace, the commit of ``revision``, and the experiments based on that commit."""
     command = ["dvc", "exp", "show", "--json", "--rev", revision]
     process = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8")
     if process.returncode:
@@ -178,10 +182,10 @@ def _show(revision: str) -> tuple[Experiment, str, list[Experiment]]:
 
 
 def _call(*command: str) -> None:
-    """Run a command in the foreground; where it fails, end as it does."""
+    """Run a command in the foreground; if it fails, exit with its status."""
     with subprocess.Popen(command) as process:
         while process.returncode is None:
-            # Ctrl-C reaches dvc as well: it stops following the queue, which goes on, and ends.
+            # Ctrl-C also reaches dvc, which exits; the queue keeps running.
             with suppress(KeyboardInterrupt):
                 process.wait()
     if process.returncode:

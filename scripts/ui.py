@@ -1,4 +1,4 @@
-"""The runs in a browser: ``python -m scripts.ui`` starts MLflow's pages and says their address."""
+"""Show the runs in a browser: ``python -m scripts.ui`` starts the MLflow UI and prints its URL."""
 
 import os
 import socket
@@ -19,10 +19,10 @@ SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUT
 
 
 def free_port(wanted: int) -> int:
-    """The first port from ``wanted`` on that nobody listens at.
+    """The first free port from ``wanted`` on.
 
     Raises:
-        UserError: there is none, or the operating system does not give it.
+        UserError: no port is free, or the operating system denies it.
     """
     for port in range(wanted, LAST_PORT + 1):
         with socket.socket() as probe:
@@ -31,26 +31,26 @@ def free_port(wanted: int) -> int:
                 probe.bind((HOST, port))
             except PermissionError as error:
                 raise UserError(
-                    f"port {port}: {error.strerror}. Name one from 1024 on: make ui PORT=5000"
+                    f"port {port}: {error.strerror}. Choose one from 1024 on: make ui PORT=5000"
                 ) from error
             except OSError:
                 continue
             return port
-    raise UserError(f"no port is free from {wanted} on. Name a lower one: make ui PORT=5000")
+    raise UserError(f"no port is free from {wanted} on. Choose a lower one: make ui PORT=5000")
 
 
-def page(server: str, experiment: str) -> str:
-    """The address of the runs of an experiment."""
+def runs_url(server: str, experiment: str) -> str:
+    """The URL of the runs of an experiment."""
     return (
         f"{server.rstrip('/')}/#/experiments/{quote(experiment)}/runs?workflowType=machine_learning"
     )
 
 
 def experiment_of(uri: str, root: Path) -> str:
-    """The id of the experiment that the stages report to.
+    """The id of the experiment that the stages log to.
 
     Raises:
-        UserError: it is not there or deleted, or the store fails.
+        UserError: it does not exist or is deleted, or the store fails.
     """
     nothing = UserError("there are no runs yet. First: make run")
     if uri == own_store(root) and not (root / STORE).is_file():
@@ -70,12 +70,12 @@ def experiment_of(uri: str, root: Path) -> str:
     type=click.IntRange(1, LAST_PORT),
     default=5000,
     show_default=True,
-    help="To listen at; the next that is free, if it is taken.",
+    help="Port to listen on; the next free one if it is in use.",
 )
 def main(port: int) -> None:
     """Show all runs in a browser, until Ctrl-C.
 
-    Where MLFLOW_TRACKING_URI names a server, its own pages have them.
+    If MLFLOW_TRACKING_URI is a server, print the URL of its own UI instead.
     """
     root = Path.cwd()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or own_store(root)
@@ -84,17 +84,17 @@ def main(port: int) -> None:
     try:
         experiment = experiment_of(uri, root)
         if uri.startswith(("http://", "https://")):
-            click.echo(f"all runs: {page(uri, experiment)}")
+            click.echo(f"all runs: {runs_url(uri, experiment)}")
             return
         free = free_port(port)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     if free != port:
-        click.echo(f"port {port} is taken; this is {free}")
-    click.echo(f"all runs: {page(f'http://{HOST}:{free}', experiment)}")
+        click.echo(f"port {port} is in use; using {free}")
+    click.echo(f"all runs: {runs_url(f'http://{HOST}:{free}', experiment)}")
     sys.stdout.flush()
-    # From the working directory, so that its path may have any characters.
+    # A relative path, so that the path of the repository may have any characters.
     address = f"sqlite:///{STORE}" if uri == own_store(root) else uri
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address]
     command += ["--host", HOST, "--port", str(free), "--workers", "1"]

@@ -1,4 +1,4 @@
-"""Real repositories for tests: git, `dvc`, and this code on the smoke profile."""
+"""Real repositories for tests: git, `dvc`, and this code with the smoke profile."""
 
 import json
 import os
@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2.pipeline import stage as running
+from gpt2.pipeline import stage as frame
 from scripts.deps import ROOT
 from tests import yaml12
 from tests.tiny_llama import write_tiny_llama
 
-STAGES = [module.replace("_", "-") for module in running.STAGES]
-WITH_RESULTS = [module.replace("_", "-") for module in running.WITH_RESULTS]
+STAGES = [module.replace("_", "-") for module in frame.STAGES]
+WITH_RESULTS = [module.replace("_", "-") for module in frame.WITH_RESULTS]
 ENVIRONMENT = {
     **os.environ,
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -29,7 +29,7 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT", "PYTHO
 
 
 class Repository:
-    """A directory with git and DVC in it."""
+    """A directory with git and DVC."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,7 +46,7 @@ class Repository:
         return process.stdout
 
     def module(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """``python -m ...`` with this code, whether it is installed or not."""
+        """Run ``python -m ...`` with this code, installed or not."""
         return self.run("env", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", "python", "-m", *command)
 
     def start(self) -> None:
@@ -59,14 +59,14 @@ class Repository:
         self.call("git", "commit", "--quiet", "--allow-empty", "--message", "test")
 
     def repro(self) -> list[str]:
-        """The stages that really ran."""
+        """Run the pipeline; return the stages that were not up to date."""
         return started(self.call("dvc", "repro"))
 
     def json(self, name: str) -> Any:
         return json.loads((self.directory / name).read_text())
 
     def set(self, key: str, value: object) -> Any:
-        """Change one parameter; gives its old value."""
+        """Change one parameter; return its old value."""
         path = self.directory / "params.yaml"
         params = yaml12.loads(path.read_text())
         *sections, last = key.split(".")
@@ -97,5 +97,5 @@ class Pipeline(Repository):
 
 
 def started(output: str) -> list[str]:
-    """The stages that say in ``output`` that they ran."""
+    """The stages that ``output`` reports as started."""
     return re.findall(r"^([\w-]+): started$", output, re.MULTILINE)

@@ -31,7 +31,7 @@ from gpt2.evaluation.judge.params import JudgeParams, LlamaEvalParams
 from gpt2.inference import text_model
 from gpt2.inference.importing.directory import import_checkpoint
 from gpt2.model import weights
-from gpt2.tracking import track
+from gpt2.tracking.tracker import track
 from gpt2.training.checkpoint import RunDirectory
 from scripts.deps import ROOT
 from tests.gpt2.evaluation.judge.servers import free_port

@@ -1,35 +1,39 @@
-"""GPT-2 from scratch: from text to a judged, instruction-following model."""
+"""GPT-2 from scratch: from raw text to an instruction-following model and its evaluation.
+
+Import it before torch: it sets how long waiting threads spin, which OpenMP reads only once.
+"""
 
 import os
 from pathlib import Path
 
 SPINS, SPINS_BESIDE_OTHERS = 10_000, 1000
-"""How often a thread of GNU's OpenMP looks for work before it sleeps; by default 300,000 times."""
+"""Values of GOMP_SPINCOUNT on an idle and on a busy machine: how often a waiting thread of GNU
+OpenMP polls before it sleeps. GNU's default is 300,000."""
 
 
-def wait_briefly() -> None:
-    """Let threads that wait for each other sleep soon. To be called before torch is loaded.
+def limit_spinning() -> None:
+    """Let waiting OpenMP threads sleep early. Call it before torch is loaded.
 
-    Who has set OMP_WAIT_POLICY or GOMP_SPINCOUNT knows better.
+    A value of OMP_WAIT_POLICY or GOMP_SPINCOUNT that the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(spins()))
 
 
 def spins() -> int:
-    """GOMP_SPINCOUNT for this machine as it is now.
+    """GOMP_SPINCOUNT for the current load of this machine.
 
-    Once another process runs, too, a thread that spins for milliseconds keeps from the processor
-    the very thread that it waits for, and a training step takes three to six times as long.
-    Sleeping after 200 looks costs a quiet machine up to a third (docs/log.md).
+    When other processes run, a thread that spins for milliseconds takes the core from the very
+    thread that it waits for, and a training step takes three to six times as long. Sleeping after
+    200 polls slows down an idle machine by up to a third (docs/log.md).
     """
     return SPINS_BESIDE_OTHERS if _others_run() else SPINS
 
 
 def _others_run() -> bool:
-    """Whether more than this process is running now, on Linux."""
+    """Whether processes other than this one are running now (Linux only)."""
     load = Path("/proc/loadavg")
     return load.exists() and int(load.read_text(encoding="utf-8").split()[3].partition("/")[0]) > 1
 
 
-wait_briefly()
+limit_spinning()

@@ -187,7 +187,7 @@ def test_no_right_to_write_leaves_the_old_output(
         with without_right(place):
             write(place / "output")
 
-    refused(without, place, "Permission denied", "change the permissions")
+    refused(without, place, "Permission denied", "Change the permissions")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""How threads wait for each other, as `import gpt2` sets it before torch is loaded."""
+"""How long waiting threads spin, as `import gpt2` sets it before torch is loaded."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def spin_count(module: str, variables: Mapping[str, str]) -> str:
-    """What a process that imports ``module`` has set; torch must not be loaded before."""
+    """GOMP_SPINCOUNT after an import of ``module``, which must not load torch."""
     code = f"import os, sys, {module}; assert 'torch' not in sys.modules; "
     code += "print(os.environ.get('GOMP_SPINCOUNT'))"
     kept = {name: value for name, value in os.environ.items() if name not in NAMES}
@@ -32,12 +32,12 @@ def spin_count(module: str, variables: Mapping[str, str]) -> str:
 
 
 @pytest.mark.parametrize("module", ["gpt2", "stages"])
-def test_threads_sleep_soon_before_torch_is_there(module: str) -> None:
+def test_threads_sleep_early_before_torch_is_loaded(module: str) -> None:
     assert spin_count(module, {}) in (str(SPINS), str(SPINS_BESIDE_OTHERS))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_and_sooner_beside_a_busy_process() -> None:
+def test_threads_sleep_earlier_beside_a_busy_process() -> None:
     with busy(1):
         assert spin_count("gpt2", {}) == str(SPINS_BESIDE_OTHERS)
 
@@ -46,5 +46,5 @@ def test_and_sooner_beside_a_busy_process() -> None:
     ("variables", "expected"),
     [({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
-def test_who_has_set_it_knows_better(variables: Mapping[str, str], expected: str) -> None:
+def test_a_value_of_the_user_stays(variables: Mapping[str, str], expected: str) -> None:
     assert spin_count("gpt2", variables) == expected

@@ -1,4 +1,4 @@
-"""PyTorch's installation: a real pip in an environment of its own, indices on this machine."""
+"""Installing PyTorch: a real pip in a new environment, with package indices on this machine."""
 
 import os
 import re
@@ -21,7 +21,7 @@ BARE |= {"NO_PROXY": "127.0.0.1"}
 
 
 def write_wheel(directory: Path, name: str, version: str, requires: str = "") -> None:
-    """An empty package; ``requires`` names another one."""
+    """Write an empty package; ``requires`` is a line of its metadata."""
     directory.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
@@ -32,8 +32,11 @@ def write_wheel(directory: Path, name: str, version: str, requires: str = "") ->
 
 
 class Environment:
-    """A new virtual environment, a project that needs torch 9.9 and another package, and indices:
-    ``cpu`` has 9.9+cpu, ``plain`` 9.9, which needs what nobody has, and the other package."""
+    """A new virtual environment, a project that needs torch 9.9 and another package, and indices.
+
+    ``cpu`` has torch 9.9+cpu. ``plain`` has torch 9.9, which depends on a missing package, and the
+    other package.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.python = directory / "venv" / "bin" / "python"
@@ -84,30 +87,30 @@ def server(made: Environment) -> Iterator[str]:
 
 
 def program(directory: Path, text: str) -> str:
-    """A search path where ``nvidia-smi`` is this shell script."""
+    """A PATH with this shell script as ``nvidia-smi``."""
     file = directory / "nvidia-smi"
     file.write_text(f"#!/bin/sh\n{text}\n")
     file.chmod(0o755)
     return f"{directory}:/bin:/usr/bin"
 
 
-def test_torch_is_from_its_index_and_all_else_from_the_plain_one(environment, server):
+def test_torch_comes_from_its_index_and_other_packages_from_the_plain_one(environment, server):
     plain = {"PIP_INDEX_URL": f"{server}/plain"}
     lines = environment.install(f"{server}/cpu", **plain)
     assert lines[0] == announcement(f"{server}/cpu", "Linux", "x86_64")
     assert environment.packages() == ["torch==9.9+cpu"]
     environment.pip("install", "-r", environment.requirements, **plain)
     assert environment.packages() == ["other==1.0", "torch==9.9+cpu"]
-    assert environment.install("http://127.0.0.1:9") == []  # it is there: nothing to ask or say
+    assert environment.install("http://127.0.0.1:9") == []  # already installed
 
 
 @pytest.mark.parametrize("directory", ["cpu", "wheels"])
-def test_a_directory_will_do(environment, directory):
+def test_a_directory_is_an_index(environment, directory):
     environment.install(str(environment.indices / directory), PIP_QUIET="1")
     assert environment.packages() == ["torch==9.9+cpu"]
 
 
-def test_the_users_proxy_is_asked(environment, server):
+def test_the_users_proxy_is_used(environment, server):
     environment.install(
         "http://torch.invalid/whl", PIP_PROXY=server, PIP_TRUSTED_HOST="torch.invalid"
     )
@@ -115,16 +118,16 @@ def test_the_users_proxy_is_asked(environment, server):
 
 
 def fallen_back(environment: Environment, index: str) -> str:
-    """What the note says of an index that will not do; all else goes on."""
+    """The reason in the note about an unusable index; the installation continues."""
     note, announced = environment.install(index)
     assert announced.startswith("packages: ")
     assert environment.packages() == []
-    match = re.fullmatch(r"note: (.*); taking PyTorch from where pip takes all packages", note)
+    match = re.fullmatch(r"note: (.*); installing PyTorch from pip's default index", note)
     assert match
     return match[1]
 
 
-def test_an_index_that_will_not_do_is_told_in_a_line(environment, server):
+def test_an_unusable_index_is_reported_in_one_line(environment, server):
     assert fallen_back(environment, f"{server}/none") == "127.0.0.1 cannot be read"
     assert fallen_back(environment, f"{server}/old") == (
         "127.0.0.1 has no torch 9.9 for this Python"
@@ -132,14 +135,14 @@ def test_an_index_that_will_not_do_is_told_in_a_line(environment, server):
     assert fallen_back(environment, "no/such/place").startswith("no/such/place ")
 
 
-def test_an_index_that_refuses_or_is_silent_costs_seconds_and_tells_no_password(environment):
+def test_an_index_that_refuses_or_is_silent_costs_seconds_and_shows_no_password(environment):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         index = f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}/cpu"
         assert fallen_back(environment, index) == "127.0.0.1 cannot be read"
     assert fallen_back(environment, index) == "127.0.0.1 cannot be read"
 
 
-def test_the_plain_index_may_be_wanted(environment):
+def test_the_plain_index_can_be_chosen(environment):
     [announced] = environment.install("plain")
     assert announced.startswith("packages: ")
     assert environment.packages() == []
@@ -186,14 +189,14 @@ def test_without_a_driver_there_is_no_gpu(tmp_path, monkeypatch):
         ("http://here/whl", "Linux", "x86_64", "without PyTorch"),
     ],
 )
-def test_sizes_are_those_of_the_build(index, system, machine, build):
+def test_sizes_depend_on_the_build(index, system, machine, build):
     download, disk = SIZES[build]
     assert announcement(index, system, machine) == (
-        f"packages: at most {download} GB to download, {disk} GB on the disk ({build})"
+        f"packages: at most {download} GB to download, {disk} GB on disk ({build})"
     )
 
 
-def test_the_pin_is_that_of_the_requirements(tmp_path):
+def test_the_pin_is_the_one_in_the_requirements(tmp_path):
     files = [ROOT / "requirements.txt", ROOT / "requirements.in"]
     assert len({pinned(file) for file in files}) == 1
     (tmp_path / "requirements.txt").write_text("torchvision==1.0\n")
@@ -203,7 +206,7 @@ def test_the_pin_is_that_of_the_requirements(tmp_path):
 
 @pytest.mark.parametrize("given", ["argument", "variable"])
 @pytest.mark.parametrize("target", [".venv/run", "lock"])
-def test_make_passes_the_index_on(given, target, tmp_path):
+def test_make_passes_the_index(given, target, tmp_path):
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     argument = ["TORCH_INDEX=/a b"] if given == "argument" else []
@@ -218,7 +221,7 @@ def test_make_passes_the_index_on(given, target, tmp_path):
     assert dry.stdout.index(own) < dry.stdout.index("pip install -r requirements.")
 
 
-def test_the_lock_is_the_same_whatever_the_build():
+def test_the_lock_is_the_same_for_every_build():
     [expression] = re.findall(r"sed ('/\^pip==.*')$", (ROOT / "Makefile").read_text(), re.M)
     frozen = (
         "cuda-bindings==13.5.0\nnvidia-cublas==13.1.1.3\npip==26.3\n"

@@ -23,14 +23,14 @@ def metrics() -> dict[str, Any]:
 SECONDS = {"pretrain": 31.2, "finetune": 20.8}
 
 
-def test_says_every_result() -> None:
+def test_shows_every_result() -> None:
     text = summary(metrics(), SECONDS)
     for part in (
         "validation loss 4.000, perplexity 54.6, 1.710 bits per byte",
-        "validation loss 2.100, before it 3.300",
+        "validation loss 2.100, before finetuning 3.300",
         "18.3 / 1.5",
         "finetuned 50.0, base 40.0 of 100; NOT trusted",
-        "together 52",
+        "total 52",
         "data/models/finetuned",
         "make ui",
     ):
@@ -38,9 +38,9 @@ def test_says_every_result() -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_stages_that_have_not_run_are_passed_over() -> None:
+def test_stages_that_have_not_run_are_skipped() -> None:
     text = summary({}, {"download": 3.0})
-    assert text.splitlines() == ["seconds       download 3; together 3", "runs          make ui"]
+    assert text.splitlines() == ["seconds       download 3; total 3", "runs          make ui"]
 
 
 def test_a_trusted_judge_is_called_trusted() -> None:

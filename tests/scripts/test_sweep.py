@@ -1,4 +1,4 @@
-"""Real sweeps by DVC, over a pipeline of one small stage."""
+"""Real sweeps with DVC, over a pipeline of one small stage."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, int, str]:
-    """A repository after a sweep; the sweep's exit status and its output."""
+    """A repository after a sweep, and the exit status and output of the sweep."""
     repository = Repository(tmp_path_factory.mktemp("sweep"))
     (repository.directory / "train.py").write_text(TRAIN)
     (repository.directory / "dvc.yaml").write_text(PIPELINE)
@@ -63,7 +63,7 @@ def test_the_table_is_ranked_and_names_what_has_no_result(swept):
     assert status == 1
 
 
-def test_where_a_failure_says_to_look_the_reason_stands(swept):
+def test_the_log_of_a_failed_experiment_has_the_reason(swept):
     repository, _, _ = swept
     assert "the learning rate is negative" in repository.call("dvc", "queue", "logs", "rates-2")
 
@@ -84,16 +84,16 @@ def test_a_sweep_is_shown_again_by_another_metric(swept):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to vary"),
+        ([], "name the parameters to vary"),
         (["finetune.lr"], "not KEY=VALUE: finetune.lr"),
-        (["finetune.lr=1", "--metric", "finetune/los"], "no metric finetune/los; there are:"),
+        (["finetune.lr=1", "--metric", "finetune/los"], "no metric finetune/los. The metrics are:"),
         (["finetune.lr=1", "--metric", "finetune/by"], "no metric finetune/by"),
-        (["finetune.lr=1", "--name", "rates"], "choose another"),
+        (["finetune.lr=1", "--name", "rates"], "Choose another name"),
         (["--name", "rate"], "no experiment of the sweep rate"),
         (["finetune.rate=1,2"], "Key 'rate' is not in struct"),
     ],
 )
-def test_what_cannot_be_is_refused(swept, arguments, message):
+def test_invalid_arguments_are_rejected(swept, arguments, message):
     repository, _, _ = swept
     process = repository.module("scripts.sweep", *arguments)
     assert message in process.stderr
@@ -101,10 +101,11 @@ def test_what_cannot_be_is_refused(swept, arguments, message):
     assert "Queued" not in process.stdout
 
 
-def test_what_is_not_a_number_ranks_last():
+def test_nan_ranks_last():
     losses = {"a": float("nan"), "b": 2.0, "c": 1}
     experiments = [Experiment(name, "success", {}, {"m": loss}) for name, loss in losses.items()]
-    experiments.append(Experiment("d", "failed", {}, {"m": 0.0}))  # what DVC says of a failed one
+    # For a failed experiment, DVC reports the metrics of its commit.
+    experiments.append(Experiment("d", "failed", {}, {"m": 0.0}))
     assert [e.name for e in ranked(experiments, "m", highest=False)] == ["c", "b", "a"]
     assert [e.name for e in ranked(experiments, "m", highest=True)] == ["b", "c", "a"]
 

@@ -14,15 +14,15 @@ from urllib.request import urlopen
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gpt2.tracking import track
 from gpt2.tracking.store import own_store
+from gpt2.tracking.tracker import track
 from scripts.deps import ROOT
 from scripts.ui import free_port
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a run; its experiment is not the first of the store."""
+    """A repository with a run; its experiment is not the first in the store."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
     place = tmp_path / "runs? #1 %25"
@@ -52,7 +52,7 @@ def refused(place: Path, *arguments: str, **settings: str) -> str:
 
 @contextmanager
 def shown(place: Path, *arguments: str) -> Iterator[list[str]]:
-    """What `make ui` says, while its pages are there."""
+    """The output of `make ui`, while the server runs."""
     with subprocess.Popen(
         [sys.executable, "-m", "scripts.ui", *arguments],
         cwd=place,
@@ -74,7 +74,7 @@ def shown(place: Path, *arguments: str) -> Iterator[list[str]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_taken_port_is_passed_over_and_the_address_is_of_the_experiment_in_use(
+def test_a_port_in_use_is_skipped_and_the_url_shows_the_experiment_in_use(
     place: Path,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -85,7 +85,7 @@ def test_a_taken_port_is_passed_over_and_the_address_is_of_the_experiment_in_use
             )
             assert found
             server, free, experiment = found.groups()
-            assert note == f"port {port} is taken; this is {free}"
+            assert note == f"port {port} is in use; using {free}"
             assert int(free) > port
             name = experiment_name(server, experiment)
     assert name == "gpt2-from-scratch"
@@ -93,7 +93,7 @@ def test_a_taken_port_is_passed_over_and_the_address_is_of_the_experiment_in_use
 
 
 def experiment_name(server: str, experiment: str) -> str:
-    """What the pages' server calls it, as soon as it answers."""
+    """The name of an experiment, as soon as the server answers."""
     question = f"{server}/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
     for _ in range(600):
         try:
@@ -116,11 +116,11 @@ def test_where_there_is_nothing_to_show(place: Path, tmp_path: Path) -> None:
     assert experiment
     client.delete_experiment(experiment.experiment_id)
     message = refused(place)
-    assert "the experiment gpt2-from-scratch is deleted. Bring it back: " in message
+    assert "the experiment gpt2-from-scratch is deleted. Restore it: " in message
     assert f"mlflow experiments restore --experiment-id {experiment.experiment_id}" in message
 
 
-def test_a_port_that_is_free_is_taken() -> None:
+def test_a_free_port_is_chosen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert free_port(port) != port

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 import click
 
 from gpt2.core.errors import UserError
-from gpt2.core.streams import names_of_files, standard_streams
+from gpt2.core.streams import file_name_errors, standard_streams
 
 if TYPE_CHECKING:
     from gpt2.core.device import DeviceParams
@@ -39,7 +39,7 @@ class _Group(click.Group):
 
         previous = signal.signal(signal.SIGTERM, stop)
         try:
-            with names_of_files():
+            with file_name_errors():
                 return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)

@@ -1,1 +1,1 @@
-"""What everything stands on, without knowledge of models: files, locks, parameters, devices."""
+"""The foundation of all other packages: files, locks, parameters, devices. It knows no models."""

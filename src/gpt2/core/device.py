@@ -1,4 +1,4 @@
-"""Where and in which number format the model computes."""
+"""The device that the model runs on, and the dtype of its matrix products."""
 
 import ctypes
 import logging
@@ -22,40 +22,40 @@ from gpt2.core.params import Params
 log = logging.getLogger(__name__)
 
 EMULATED = 3.0
-"""A product that takes so many times as long as in float32 is not computed natively."""
+"""A dtype whose matrix product takes this many times as long as in float32 counts as emulated."""
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class DeviceParams(Params):
-    """Where to compute."""
+    """The device and dtype to compute with."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
     dtype: DTypeName = "auto"
-    """Format of the matrix products; weights stay float32. auto: bfloat16 where the device computes
-    it natively and faster, else float32."""
+    """Dtype of matrix products; weights stay float32. auto: bfloat16 where the device computes it
+    natively and faster, else float32."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and the format of its matrix products."""
+    """A device and the dtype of its matrix products."""
 
     device: torch.device
     dtype: torch.dtype
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """Matrix products in `dtype`, sums and norms in float32."""
+        """Compute matrix products in `dtype`, sums and norms in float32."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             yield
 
 
 def choose_runtime(params: DeviceParams) -> Runtime:
-    """The runtime that ``params`` ask for.
+    """The runtime for ``params``.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not available.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -68,8 +68,8 @@ def choose_runtime(params: DeviceParams) -> Runtime:
     if not available[name]:
         raise UserError(f"device: {name} is not available on this machine. Set device: auto")
     if name == "cpu":
-        _keep_large_blocks()
-        _forget_kernels()
+        _keep_freed_memory()
+        _limit_kernel_caches()
     dtype = getattr(torch, params.dtype) if params.dtype != "auto" else _native_dtype(name)
     runtime = Runtime(torch.device(name), dtype)
     if is_emulated(runtime):
@@ -78,7 +78,7 @@ def choose_runtime(params: DeviceParams) -> Runtime:
 
 
 def is_emulated(runtime: Runtime) -> bool:
-    """Whether a processor lacks the format and computes it the slow way, as measured once."""
+    """Whether the CPU lacks instructions for the dtype and emulates it slowly (measured once)."""
     return (
         runtime.device.type == "cpu"
         and runtime.dtype not in (torch.float32, _native_dtype("cpu"))
@@ -86,16 +86,21 @@ def is_emulated(runtime: Runtime) -> bool:
     )
 
 
-def native_formats() -> list[str]:
-    """The formats of products that the processor computes itself, by their names in `dtype`."""
-    formats = (torch.float32, torch.bfloat16, torch.float16)
-    native = [dtype for dtype in formats if not is_emulated(Runtime(torch.device("cpu"), dtype))]
+def native_dtypes() -> list[str]:
+    """Names of the dtypes whose matrix products the CPU computes without emulation."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    native = [dtype for dtype in dtypes if not is_emulated(Runtime(torch.device("cpu"), dtype))]
     return [dtype_name(dtype) for dtype in native]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name in the parameter `dtype`, such as ``bfloat16``."""
+    return str(dtype).removeprefix("torch.")
 
 
 @cache
 def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 4) -> float:
-    """How many times as long as in float32 a small product takes on one core."""
+    """Time of a small matrix product on one core, relative to float32."""
 
     def seconds(matrix: torch.Tensor) -> float:
         started = time.perf_counter()
@@ -104,7 +109,7 @@ def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 4) -> float:
 
     plain = torch.ones(size, size)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other where others are busy, too
+    torch.set_num_threads(1)  # on a busy machine, threads would wait for each other
     try:
         pairs = [(seconds(plain), seconds(plain.to(dtype))) for _ in range(rounds)]
     finally:
@@ -112,9 +117,23 @@ def slowdown(dtype: torch.dtype, size: int = 256, rounds: int = 4) -> float:
     return min(slow for _, slow in pairs) / min(fast for fast, _ in pairs)
 
 
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory of this process in MiB: allocated on the GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Not `ru_maxrss` on Linux: a new process inherits it from its parent.
+    status = Path("/proc/self/status")
+    if status.exists() and (
+        match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
+    ):
+        return int(match[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
 @cache
 def _warn_of_emulation(dtype: torch.dtype) -> None:
-    # Once: a stage asks for its runtime several times.
+    # Cached, so that a stage that asks for its runtime several times warns once.
     log.warning(
         "dtype: %s is emulated on this processor: a matrix product takes %.0f times as long as in "
         "float32. Set dtype: auto",
@@ -123,17 +142,13 @@ def _warn_of_emulation(dtype: torch.dtype) -> None:
     )
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """As the parameter `dtype` names it: ``bfloat16``."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _native_dtype(device: str) -> torch.dtype:
     if device == "cuda":
-        # is_bf16_supported() says yes where it is emulated, too; Ampere (8.0) was the first.
+        # is_bf16_supported() is also true where bfloat16 is emulated. Ampere (8.0) was the first
+        # with native bfloat16.
         native = torch.cuda.get_device_capability() >= (8, 0)
     elif device == "cpu":
-        # AMD's multiply 2.7 times as fast as in float32, Intel's without AMX half as fast.
+        # AMD's CPUs multiply 2.7 times as fast as in float32, Intel's without AMX half as fast.
         native = _has_bfloat16() and slowdown(torch.bfloat16) < 1
     else:
         native = False
@@ -141,38 +156,26 @@ def _native_dtype(device: str) -> torch.dtype:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor has instructions for it, and PyTorch may use them: the variable
-    ATEN_CPU_CAPABILITY makes a processor look smaller than it is."""
+    """Whether the CPU has bfloat16 instructions and PyTorch may use them.
+
+    The environment variable ATEN_CPU_CAPABILITY can restrict PyTorch to older instruction sets.
+    """
     capabilities = torch.cpu.get_capabilities()
     has = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return bool(has) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def _keep_large_blocks() -> None:
-    # By default glibc returns every large temporary to the kernel, and the page faults of getting
-    # it back cost a training step 10 to 15 %. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
+def _keep_freed_memory() -> None:
+    # By default glibc returns every large freed block to the kernel, and the page faults of the
+    # next allocation cost a training step 10 to 15 %. M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1.
     if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION"):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, (1 << 31) - 1)
 
 
-def _forget_kernels() -> None:
-    # oneDNN and PyTorch each keep a kernel for every shape that they have met, and finetuning meets
-    # a new one at every step: 20 MiB a step, up to gigabytes. Both read these at their first use.
+def _limit_kernel_caches() -> None:
+    # oneDNN and PyTorch each cache a kernel for every shape. In finetuning nearly every step has a
+    # new shape: 20 MiB a step, up to gigabytes. Both read these variables at their first use.
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(name, "32")
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Most memory that this process has held so far, in MiB: on the GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # `ru_maxrss` of a process starts with what its parent held when it was started.
-    status = Path("/proc/self/status")
-    if status.exists() and (
-        match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
-    ):
-        return int(match[1]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,8 +1,9 @@
-"""The one exception that means "you can mend this": its text is all that a user sees of it."""
+"""The error that a user can fix. Commands and stages print its text without a traceback."""
 
 
 class UserError(Exception):
-    """What was wrong, where (file, key, record), and what to do about it.
+    """A problem with the input, the configuration or the machine.
 
-    A stage that meets one prints its text and exits with status 1.
+    The text says what is wrong, where (file, key or record), and how to fix it. A stage prints it
+    and exits with status 1.
     """

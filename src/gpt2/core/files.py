@@ -1,6 +1,6 @@
-"""Outputs that are whole or absent: temporary name, sha256 manifest written last, rename.
+"""Atomic outputs with checksums: a temporary name, a sha256 manifest written last, a rename.
 
-A directory without a valid ``manifest.json`` does not exist, as far as any reader is concerned.
+Readers treat a directory without a valid ``manifest.json`` as missing.
 """
 
 import errno
@@ -19,44 +19,44 @@ from safetensors import SafetensorError
 from gpt2.core.errors import UserError
 
 MANIFEST = "manifest.json"
-NO_RIGHT = "You have no right to do this there: change the permissions, or work elsewhere"
+NO_PERMISSION = "Change the permissions, or use another directory"
 REMEDIES = {
-    errno.ENOSPC: "Make room on its disk",
-    errno.EDQUOT: "Make room: your quota is used up",
+    errno.ENOSPC: "Make room on the disk",
+    errno.EDQUOT: "Make room: your disk quota is used up",
     errno.EFBIG: "Raise the limit on the size of a file (ulimit -f)",
-    errno.EROFS: "Its file system can only be read: work elsewhere",
-    errno.EACCES: NO_RIGHT,
-    errno.EPERM: NO_RIGHT,
-    errno.EIO: "Its disk fails: work elsewhere",
+    errno.EROFS: "Use a directory on a writable file system",
+    errno.EACCES: NO_PERMISSION,
+    errno.EPERM: NO_PERMISSION,
+    errno.EIO: "The disk has errors: use another one",
 }
-"""What to do when the operating system refuses to write."""
+"""Advice for each error of the operating system in writing."""
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in blocks (about 1.8 GB/s)."""
+    """Hexadecimal sha256 of a file (about 1.8 GB/s)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """While the body writes at ``path``, what the operating system refuses becomes a message.
+    """Turn errors of the operating system, while the body writes to ``path``, into a `UserError`.
 
     Raises:
-        UserError: no room, no right, or another of `REMEDIES`.
+        UserError: the disk is full, permission is denied, or another error in `REMEDIES`.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = _number(error)
+        number = _errno(error)
         if number not in REMEDIES:
             raise
         place = getattr(error, "filename", None) or path
         raise UserError(f"{place}: {os.strerror(number)}. {REMEDIES[number]}") from error
 
 
-def _number(error: OSError | SafetensorError) -> int:
-    """The operating system's number for what happened, 0 if there is none."""
+def _errno(error: OSError | SafetensorError) -> int:
+    """The errno of an error, 0 if it has none."""
     if isinstance(error, OSError):
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -67,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` under a temporary name beside ``path``, then rename it into place.
 
     Raises:
-        UserError: the operating system refuses (`writing`); ``path`` is as it was.
+        UserError: writing fails (see `writing`); ``path`` keeps its old content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
@@ -83,18 +83,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write ``value`` as indented JSON, whole or not at all; NaN and infinity are refused."""
+    """Write ``value`` as indented JSON, atomically. NaN and infinity raise a ValueError."""
     write_text(path, _json(value))
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file.
+    """Read a JSON file.
 
     Raises:
         UserError: the file is missing, not UTF-8 or not JSON.
     """
     try:
-        return _value(path, path.read_bytes())
+        return _parse_json(path, path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro") from None
 
@@ -103,25 +103,28 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _value(path: Path, content: bytes) -> Any:
-    try:
+def _parse_json(path: Path, content: bytes) -> Any:
+    try:  # a number with thousands of digits is a ValueError, too
         return json.loads(content.decode())
-    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, too
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
 
 
 def write_sealed(path: Path, text: str) -> None:
-    """Write ``text``, and beside it its digest in ``<name>.sha256``, for ``sha256sum --check``."""
+    """Write ``text``, and its sha256 to ``<name>.sha256`` for ``sha256sum --check``."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     write_text(path, text)
     write_text(_digest_file(path), f"{digest}  {path.name}\n")
 
 
 def read_seal(path: Path) -> str:
-    """The sha256 of a file that `write_sealed` wrote, after checking it.
+    """Verify a file that `write_sealed` wrote and return its sha256.
 
     Raises:
-        UserError: the file or its digest is missing, or they do not belong together.
+        UserError: the file or its digest is missing, or they do not match.
     """
     for needed in (path, _digest_file(path)):
         if not needed.is_file():
@@ -131,7 +134,7 @@ def read_seal(path: Path) -> str:
     if stated != f"{actual}  {path.name}\n".encode():
         raise UserError(
             f"{path}: damaged. Its sha256 is {actual}, {_digest_file(path).name} says "
-            f"{_shown(stated)}\nDelete both and run: dvc checkout, or dvc repro"
+            f"{_printable(stated)}\nDelete both and run: dvc checkout, or dvc repro"
         )
     return actual
 
@@ -140,25 +143,25 @@ def _digest_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _shown(digest: bytes) -> str:
+def _printable(digest: bytes) -> str:
     return ascii(digest[:64].decode("latin-1"))[1:-1]
 
 
 @contextmanager
 def new_directory(path: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Path]:
-    """Give a temporary directory to fill; then write its manifest and put it in place of ``path``.
+    """Yield a temporary directory; after the body, write its manifest and rename it to ``path``.
 
-    If the body raises, ``path`` stays as it was. ``facts`` are read when the body is done, so it
-    may add to them; they stand beside ``files`` in the manifest. There must be one writer at a
-    time: what a killed one has left under the temporary name goes.
+    If the body raises, ``path`` keeps its old content. ``facts`` are stored beside ``files`` in the
+    manifest; the body may still add to them. Only one process may write at a time: leftovers of a
+    killed writer are deleted.
 
     Raises:
-        UserError: the operating system refuses to write (`writing`).
+        UserError: writing fails (see `writing`).
     """
     temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _settle(path, temporary, old)
+        _clean_up(path, temporary, old)
         try:
             temporary.mkdir()
             yield temporary
@@ -175,15 +178,15 @@ def new_directory(path: Path, facts: Mapping[str, Any] | None = None) -> Iterato
                 path.rename(old)
             temporary.rename(path)
         finally:
-            _settle(path, temporary, old)
+            _clean_up(path, temporary, old)
 
 
-def _settle(path: Path, temporary: Path, old: Path) -> None:
-    """Put the old output back unless a new one has taken its place; delete the rest."""
+def _clean_up(path: Path, temporary: Path, old: Path) -> None:
+    """Restore the old output unless a new one has replaced it; delete temporary directories."""
     if old.exists() and not path.exists():
         old.rename(path)
-    for rest in (old, temporary):
-        shutil.rmtree(rest, ignore_errors=True)
+    for leftover in (old, temporary):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -192,22 +195,23 @@ def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _seal(digest: str) -> str:
-    """The last entry of a manifest; ``digest`` is the sha256 of all that stands before it."""
+    """The last entry of a manifest; ``digest`` is the sha256 of the text before it."""
     return f',\n  "seal": "{digest}"\n}}\n'
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a directory, after checking that its files are exactly the ones it names.
+    """Verify a directory against its manifest and return the manifest.
 
     Raises:
-        UserError: no manifest, or it or a file is damaged, or a file is missing or extra.
+        UserError: there is no manifest, the manifest or a file is damaged, or a file is missing or
+            not listed.
     """
     if not (directory / MANIFEST).is_file():
         raise UserError(
             f"{directory}: no {MANIFEST}, so this directory is missing or half-written. "
             "Run the stage that writes it: dvc repro"
         )
-    manifest = _unsealed(directory / MANIFEST)
+    manifest = _verified_manifest(directory / MANIFEST)
     present = {
         file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()
     } - {MANIFEST}
@@ -228,18 +232,18 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _unsealed(path: Path) -> dict[str, Any]:
-    """A manifest without its seal, after checking it: the facts in it must not change either."""
+def _verified_manifest(path: Path) -> dict[str, Any]:
+    """Check the seal of a manifest, which protects its facts; return the rest of it."""
     whole, length = path.read_bytes(), len(_seal(64 * "0"))
     content, seal = whole[:-length], whole[-length:]
     actual = hashlib.sha256(content).hexdigest()
     if seal != _seal(actual).encode():
         raise UserError(
-            f"{path}: damaged, or of an older version. The sha256 of what stands before its seal "
-            f"is {actual}, the seal says {_shown(seal[-68:-4])}\n"
+            f"{path}: damaged, or written by an older version. The sha256 of the text before its "
+            f"seal is {actual}, the seal says {_printable(seal[-68:-4])}\n"
             "Delete the directory and run: dvc checkout, or dvc repro"
         )
-    manifest: dict[str, Any] = _value(path, content + b"}")
+    manifest: dict[str, Any] = _parse_json(path, content + b"}")
     table = manifest.get("files")
     if not isinstance(table, dict) or not all(isinstance(file, dict) for file in table.values()):
         raise UserError(f"{path}: not a manifest (no table 'files')")
@@ -247,7 +251,7 @@ def _unsealed(path: Path) -> dict[str, Any]:
 
 
 def digest(directory: Path) -> str:
-    """One sha256 for a whole directory, from its manifest (not re-read from its files)."""
+    """One sha256 for a whole directory, computed from its manifest without reading its files."""
     files = read_json(directory / MANIFEST)["files"]
     lines = [f"{files[name]['sha256']}  {name}\n" for name in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at a moment of our own choosing, when the work done so far is safe."""
+"""Delay Ctrl-C and SIGTERM until the work done so far is saved."""
 
 import signal
 import sys
@@ -10,37 +10,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Whether somebody has asked to stop."""
+    """The signal that has asked this process to stop, or None."""
 
     signal: int | None = None
 
 
 @contextmanager
-def held_back() -> Iterator[Interrupt]:
-    """Note the first Ctrl-C or SIGTERM instead of stopping; it takes effect when the body is left.
+def delayed_interrupts() -> Iterator[Interrupt]:
+    """Record the first Ctrl-C or SIGTERM; it takes effect when the body ends.
 
-    The body looks at the `Interrupt` where stopping is safe. A second signal stops at once. What is
-    ignored stays so: a shell script starts its background jobs without Ctrl-C.
+    The body checks the `Interrupt` where it can stop safely. A second signal stops it at once.
+    Ignored signals stay ignored: a shell starts the background jobs of a script without Ctrl-C.
     """
     interrupt = Interrupt()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: old for number, old in handlers.items() if old != signal.SIG_IGN}
 
-    def release() -> None:
+    def restore() -> None:
         for number, old in previous.items():
             signal.signal(number, old)
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         interrupt.signal = number
-        release()
+        restore()
 
     for number in previous:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
         yield interrupt
     finally:
-        release()
+        restore()
     if interrupt.signal is not None:
         signal.raise_signal(interrupt.signal)
-        # A handler that returns must not let half of the work pass for the whole.
+        # If the old handler returns, still exit: the work is not complete.
         sys.exit(128 + interrupt.signal)

@@ -1,4 +1,4 @@
-"""Locks between processes (flock). The kernel lets go of them however their holder ends."""
+"""Locks between processes (flock). The kernel releases them however their holder ends."""
 
 import fcntl
 import os
@@ -13,12 +13,12 @@ from gpt2.core.errors import UserError
 def locked(
     path: Path, *, wait: bool = True, on_wait: Callable[[str], None] = lambda holder: None
 ) -> Iterator[None]:
-    """Hold the lock file ``path``, which says the pid of its holder; it is never deleted.
+    """Hold the lock file ``path``. It contains the pid of its holder and is never deleted.
 
-    ``on_wait`` is told that pid before a wait.
+    ``on_wait`` is called with that pid before a wait.
 
     Raises:
-        UserError: ``wait`` is false and another process holds it.
+        UserError: ``wait`` is false and another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:

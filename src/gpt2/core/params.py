@@ -1,6 +1,6 @@
-"""``params.yaml`` read strictly: every unknown key, wrong type and value out of range, all at once.
+"""Strict validation of ``params.yaml``: unknown keys, wrong types and values out of range.
 
-The schema of a section stands beside its owner (a subclass of `Params`), not here.
+Each section has its schema, a subclass of `Params`, in the module that uses it.
 """
 
 import math
@@ -16,7 +16,7 @@ from gpt2.core.errors import UserError
 
 
 class Params(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no silent conversion of types."""
+    """Base class of all sections: immutable, no unknown keys, no implicit type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -32,10 +32,12 @@ Section = TypeVar("Section")
 
 
 def parse(schema: TypeForm[Section], values: object, where: str) -> Section:
-    """``values`` as ``schema`` (a `Params` class or a union of them); ``where`` leads each message.
+    """Validate ``values`` against ``schema``, a `Params` class or a union of them.
+
+    ``where`` is the prefix of each message.
 
     Raises:
-        UserError: lists every problem with the path of its key.
+        UserError: lists all problems, each with the path of its key.
     """
     try:
         parsed: Section = _adapter(cast(Hashable, schema)).validate_python(values)
@@ -48,12 +50,12 @@ def parse(schema: TypeForm[Section], values: object, where: str) -> Section:
 
 @cache
 def _adapter(schema: Any) -> TypeAdapter[Any]:
-    # Building one takes far longer than using it, and a file has many thousands of records.
+    # Building an adapter takes far longer than using it, and a file has thousands of records.
     return TypeAdapter(schema)
 
 
 def _describe(where: str, problem: Any) -> str:
-    # pydantic puts the tag of a discriminated union into the path; it is no key of the user's file.
+    # For a discriminated union, pydantic adds the tag to the path; it is not a key in the file.
     key = ".".join([where, *(str(part) for part in problem["loc"])])
     value = problem["input"]
     if problem["type"] == "extra_forbidden":
@@ -62,19 +64,19 @@ def _describe(where: str, problem: Any) -> str:
         return f"{key}: missing"
     hint = ""
     if isinstance(value, str) and problem["type"].startswith(("float", "int")):
-        number = _number(value, int if problem["type"].startswith("int") else float)
+        number = _yaml_number(value, int if problem["type"].startswith("int") else float)
         hint = f". Write it without quotes: {number}" if number else ""
     elif problem["type"] == "string_type" and not isinstance(value, dict | list | None):
         hint = ". Put it in quotes"
     elif problem["type"] == "bool_type" and isinstance(value, str):
         hint = ". Write true or false"
-    found = re.sub("//[^/@]*@", "//***@", repr(value))  # a password in an address is not told
+    found = re.sub("//[^/@]*@", "//***@", repr(value))  # hides passwords in URLs
     shown = "" if isinstance(value, dict | list) else f" (found {found}, {type(value).__name__})"
     return f"{key}: {problem['msg']}{shown}{hint}"
 
 
-def _number(text: str, kind: type[int | float]) -> str:
-    """The number that ``text`` is, as YAML writes it; empty if it is none."""
+def _yaml_number(text: str, kind: type[int | float]) -> str:
+    """The number in ``text`` as YAML writes it, or an empty string."""
     try:
         number = kind(text)
     except ValueError:

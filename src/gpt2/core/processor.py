@@ -1,4 +1,4 @@
-"""What the processor is, and how busy others keep it."""
+"""Properties of the CPU, and how busy other processes keep it."""
 
 import argparse
 import ast
@@ -17,30 +17,30 @@ INSTRUCTION_SETS = {
     "neon": "NEON",
     "sve": "SVE",
 }
-"""Of `torch.cpu.get_capabilities()`, those that decide how fast products are."""
+"""The flags of `torch.cpu.get_capabilities()` that determine the speed of matrix products."""
 
 BUSY = 0.25
-"""Cores that others keep busy: less is what any machine does beside."""
+"""Cores that other processes keep busy; less than this is normal background load."""
 
 
 @dataclass(frozen=True)
 class CoreSeconds:
-    """Processor time since some moment in the past, summed over all cores."""
+    """CPU time since some moment in the past, summed over all cores."""
 
     at: float
-    """The clock, in seconds."""
+    """Wall-clock time, in seconds."""
     all: float
-    """Of everything that runs here, and of other virtual machines in our stead."""
+    """CPU seconds of all processes, including time that the hypervisor gave to other machines."""
     own: float
-    """Of this process and what it has started."""
+    """CPU seconds of this process and its children."""
 
 
 def core_seconds() -> CoreSeconds:
-    """Up to now."""
+    """The CPU time used so far."""
     import psutil
 
     times = psutil.cpu_times()._asdict()
-    # Time of guests is in that of users, too.
+    # The time of guests is also counted as user time.
     idle = ("idle", "iowait", "guest", "guest_nice")
     own = os.times()
     return CoreSeconds(
@@ -51,49 +51,49 @@ def core_seconds() -> CoreSeconds:
 
 
 def busy_elsewhere(since: CoreSeconds) -> float:
-    """How many cores others kept busy, on average since then."""
+    """The average number of cores that other processes have kept busy since then."""
     now = core_seconds()
     elapsed = max(now.at - since.at, 1e-3)
     return max(0.0, ((now.all - since.all) - (now.own - since.own)) / elapsed)
 
 
 def cores() -> int:
-    """Of the machine, whether or not this process may use them."""
+    """The number of cores of the machine, whether or not this process may use them."""
     return os.cpu_count() or 1
 
 
 def usable_cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores()
 
 
 def load() -> float:
-    """Processes that ran or waited to run, on average over the last minute."""
+    """Load average: processes that ran or waited to run over the last minute."""
     return os.getloadavg()[0]
 
 
 def instruction_sets() -> list[str]:
-    """The extensions that decide how fast products are, as PyTorch finds them."""
+    """The instruction sets that determine the speed of matrix products, as PyTorch detects them."""
     import torch
 
     found = torch.cpu.get_capabilities()
     names = [name for flag, name in INSTRUCTION_SETS.items() if found.get(flag)]
-    # Every 64-bit ARM has it.
+    # Every 64-bit ARM CPU has it.
     always = ["NEON"] if platform.machine().lower() in ("arm64", "aarch64") else []
     return list(dict.fromkeys([*always, *names]))
 
 
-def held_to() -> str | None:
-    """The smaller kernels that ATEN_CPU_CAPABILITY holds PyTorch to, if it does."""
+def capability_limit() -> str | None:
+    """The instruction set that ATEN_CPU_CAPABILITY limits PyTorch to; None if it is not set."""
     import torch
 
-    held = os.environ.get("ATEN_CPU_CAPABILITY")
-    return torch.backends.cpu.get_cpu_capability() if held else None
+    limited = os.environ.get("ATEN_CPU_CAPABILITY")
+    return torch.backends.cpu.get_cpu_capability() if limited else None
 
 
 def parsing_rate(seconds: float = 0.1) -> float:
-    """Characters of Python that one core parses in a second: how fast it is at all that is no
-    arithmetic. Processor time counts, so that others change it little."""
+    """Characters of Python source that one core parses per second: a benchmark of the CPU without
+    arithmetic. It measures CPU time, so other processes have little influence."""
     source = inspect.getsource(argparse)
     best, began = 0.0, time.perf_counter()
     while not best or time.perf_counter() - began < seconds:

@@ -1,4 +1,4 @@
-"""One line that says how far a long task is: rate, time left, figures; plain lines in a file."""
+"""Progress of a long task: rate, time left and metrics, as a bar or as lines of a log."""
 
 import logging
 import sys
@@ -9,11 +9,11 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 PLAIN_INTERVAL = 15.0
-"""Seconds between lines where standard error is not a terminal."""
+"""Seconds between lines if standard error is not a terminal."""
 
 
 class Progress:
-    """A bar on a terminal, a line every 15 s elsewhere."""
+    """A progress bar on a terminal; elsewhere a log line every `PLAIN_INTERVAL` seconds."""
 
     def __init__(self, name: str, total: int, unit: str, start: int = 0) -> None:
         self._bar = tqdm(
@@ -21,17 +21,17 @@ class Progress:
         )
         self._name, self._total, self._unit = name, total, unit
         self._start, self._done = start, start
-        self._began = self._said = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def advance(self, figures: str = "", count: int = 1) -> None:
-        """``count`` more are done."""
+        """Count ``count`` more units as done; show ``figures`` beside the bar."""
         self._done += count
         self._bar.update(count)
         if figures:
             self._bar.set_postfix_str(figures, refresh=False)
         now = time.monotonic()
-        if self._bar.disable and now - self._said >= PLAIN_INTERVAL:
-            self._said = now
+        if self._bar.disable and now - self._logged >= PLAIN_INTERVAL:
+            self._logged = now
             rate = (self._done - self._start) / (now - self._began)
             log.info(
                 "%s: %d of %d %ss, %.1f/s, %.0f s left%s",
@@ -45,7 +45,7 @@ class Progress:
             )
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line above the bar."""
         if self._bar.disable:
             log.info("%s: %s", self._name, text)
         else:

@@ -1,5 +1,7 @@
-"""Whether git works here, which DVC builds on. ``python -m gpt2.core.repository`` asks that before
-anything is installed, so it needs the standard library alone.
+"""Check that git works in a directory, as DVC requires.
+
+``python -m gpt2.core.repository`` runs this check before anything is installed, so this module uses
+the standard library only.
 """
 
 import os
@@ -15,18 +17,18 @@ COMMIT = 'git add . && git commit -m "Start"'
 
 @dataclass(frozen=True)
 class Finding:
-    """What git says of a directory."""
+    """The state of git in a directory."""
 
     commit: str = ""
-    """Short; empty if there is none, or git does not tell."""
+    """Short hash of the commit; empty if there is none or git fails."""
     problem: str = ""
     remedy: str = ""
     stops: bool = False
-    """Whether DVC cannot even run a stage."""
+    """Whether the problem keeps DVC from running a stage."""
 
 
 def examine(directory: Path) -> Finding:
-    """Ask git for the commit; what it says instead, with what helps."""
+    """Ask git for the current commit; describe its error and the remedy if it has none."""
     command = ["git", "-C", str(directory), "rev-parse", "--verify", "--short", "HEAD"]
     try:
         done = subprocess.run(
@@ -43,25 +45,25 @@ def examine(directory: Path) -> Finding:
         return Finding(problem=f"git does not run ({error})", remedy="Fix or install git")
     if done.returncode == 0:
         return Finding(commit=done.stdout.strip())
-    said = done.stderr.strip()
-    if trust := re.search(r"git config --global --add safe\.directory .*", said):
+    message = done.stderr.strip()
+    if trust := re.search(r"git config --global --add safe\.directory .*", message):
         return Finding(
-            problem="git does not trust this directory, for it belongs to another user",
-            remedy=f"If you do: {trust[0]}",
+            problem="git does not trust this directory, because it belongs to another user",
+            remedy=f"If you trust it: {trust[0]}",
         )
-    if "not a git repository" in said:
+    if "not a git repository" in message:
         return Finding(
-            problem="no git repository here (a download as .zip has none)",
+            problem="no git repository here (a .zip download has none)",
             remedy=f"git init && {COMMIT}",
             stops=True,
         )
-    if "single revision" in said:
+    if "single revision" in message:
         return Finding(problem="no commit here", remedy=COMMIT)
-    return Finding(problem=next(iter(said.splitlines()), "git fails"), remedy="git status")
+    return Finding(problem=next(iter(message.splitlines()), "git failed"), remedy="git status")
 
 
 def main() -> int:
-    """Tell what is wrong in the working directory; 1 if it stops the pipeline."""
+    """Print the problem in the working directory, if any; return 1 if it stops the pipeline."""
     found = examine(Path.cwd())
     if found.problem:
         level = "error" if found.stops else "note"

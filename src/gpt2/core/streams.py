@@ -1,4 +1,4 @@
-"""What the shell gives: standard output of any encoding, closed, unread, full; and a locale."""
+"""Standard output and file names in every environment: any encoding, a closed pipe, a full disk."""
 
 import errno
 import io
@@ -14,24 +14,25 @@ from gpt2.core.errors import UserError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-NOBODY_READS = 141
-"""The exit status of a program whose output is read no longer, as shells give it (SIGPIPE)."""
+BROKEN_PIPE = 141
+"""Exit status of a program whose output nobody reads any more: 128 + SIGPIPE, as in a shell."""
 
 
 @contextmanager
 def standard_streams(needed: bool) -> Iterator[None]:
-    """Characters that a stream's encoding lacks are written as escapes, such as ``\\u6458``.
+    """Make standard output and standard error robust while the body runs.
 
-    Where standard output takes nothing more, a program ends if its output is ``needed``, silently
-    if nobody reads it; else it goes on in silence.
+    Characters that the encoding of a stream lacks are written as escapes, such as ``\\u6458``. If
+    writing to standard output fails, the program exits if its output is ``needed``, without a
+    message for a closed pipe. Otherwise it continues without output.
     """
-    on_loss = _end if needed else _go_on
-    # What others have put in their place is theirs.
+    on_error = _exit if needed else _continue
+    # A stream that someone has replaced stays as it is.
     out = sys.stdout is sys.__stdout__
     error = sys.stderr is sys.__stderr__
     with (
-        redirect_stderr(_tolerant(sys.stderr, 2, lambda _: None)) if error else nullcontext(),
-        redirect_stdout(_tolerant(sys.stdout, 1, on_loss)) if out else nullcontext(),
+        redirect_stderr(_robust(sys.stderr, 2, lambda _: None)) if error else nullcontext(),
+        redirect_stdout(_robust(sys.stdout, 1, on_error)) if out else nullcontext(),
     ):
         try:
             yield
@@ -40,11 +41,11 @@ def standard_streams(needed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def names_of_files() -> Iterator[None]:
-    """A file's name that cannot be said in this locale becomes a message.
+def file_name_errors() -> Iterator[None]:
+    """Turn a file name that the locale cannot encode into a `UserError`.
 
     Raises:
-        UserError: the locale's encoding lacks a character, as that of LC_ALL=C may.
+        UserError: the encoding of the locale lacks a character; that of LC_ALL=C may be ASCII.
     """
     try:
         yield
@@ -52,27 +53,27 @@ def names_of_files() -> Iterator[None]:
         if error.encoding.lower() != sys.getfilesystemencoding() or error.encoding == "utf-8":
             raise
         raise UserError(
-            f"{error.object}: no name of a file in this locale ({error.encoding}). "
+            f"{error.object}: not a valid file name in this locale ({error.encoding}). "
             "Set LC_ALL=C.UTF-8"
         ) from error
 
 
-def _end(error: OSError) -> NoReturn:
+def _exit(error: OSError) -> NoReturn:
     if error.errno == errno.EPIPE:
-        sys.exit(NOBODY_READS)
+        sys.exit(BROKEN_PIPE)
     print(f"error: standard output: {error.strerror}", file=sys.stderr)
     sys.exit(1)
 
 
-def _go_on(error: OSError) -> None:
+def _continue(error: OSError) -> None:
     if error.errno != errno.EPIPE:
-        print(f"note: standard output: {error.strerror}; the work goes on", file=sys.stderr)
+        print(f"note: standard output: {error.strerror}; continuing without it", file=sys.stderr)
 
 
-def _tolerant(stream: TextIO | None, number: int, on_loss: Callable[[OSError], None]) -> TextIO:
+def _robust(stream: TextIO | None, number: int, on_error: Callable[[OSError], None]) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):  # closed by the shell (>&-)
         return Path(os.devnull).open("w", encoding="utf-8")
-    raw = _Raw(number, on_loss)
+    raw = _RobustBytes(number, on_error)
     return io.TextIOWrapper(
         raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
@@ -82,20 +83,20 @@ def _tolerant(stream: TextIO | None, number: int, on_loss: Callable[[OSError], N
     )
 
 
-class _Raw(io.FileIO):
-    """A stream of bytes that tells the first loss; whatever comes later goes nowhere."""
+class _RobustBytes(io.FileIO):
+    """A byte stream that reports its first error and discards everything after it."""
 
-    def __init__(self, number: int, on_loss: Callable[[OSError], None]) -> None:
+    def __init__(self, number: int, on_error: Callable[[OSError], None]) -> None:
         super().__init__(number, "w", closefd=False)
-        self._on_loss = on_loss
-        self._lost = False
+        self._on_error = on_error
+        self._failed = False
 
-    # None, as of io.FileIO itself, where a write would block.
+    # Like io.FileIO, this returns None if a write would block.
     def write(self, data: "Buffer", /) -> int | None:  # type: ignore[override]
-        if not self._lost:
+        if not self._failed:
             try:
                 return super().write(data)
             except OSError as error:
-                self._lost = True
-                self._on_loss(error)
+                self._failed = True
+                self._on_error(error)
         return memoryview(data).nbytes

@@ -1,4 +1,4 @@
-"""What every request over HTTP minds: the proxy of the environment, and how long to wait."""
+"""Helpers for HTTP requests: proxies of the environment, and waiting times."""
 
 import email.utils
 import re
@@ -13,7 +13,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from gpt2.core.errors import UserError
 
 Socks = Literal["PySocks", "socksio"]
-"""The package through which requests, or httpx, speaks to a SOCKS proxy; neither comes with it."""
+"""The optional package that requests (PySocks) or httpx (socksio) needs for a SOCKS proxy."""
 SCHEMES: dict[Socks, tuple[str, ...]] = {
     "PySocks": ("socks4", "socks4a", "socks5", "socks5h"),
     "socksio": ("socks5", "socks5h"),
@@ -21,20 +21,21 @@ SCHEMES: dict[Socks, tuple[str, ...]] = {
 
 
 def proxy_for(url: str, socks: Socks) -> str | None:
-    """The proxy that the environment names for ``url``; None: ask it directly.
+    """The proxy for ``url`` from the environment; None for a direct connection.
 
-    So it is always on this machine, which no proxy elsewhere can reach. Else the variables hold
-    that requests and curl know: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``.
+    The variables are those of requests and curl: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and
+    ``NO_PROXY``. A URL on this machine never has a proxy, which could not reach it.
 
     Raises:
-        UserError: it is no address, or a SOCKS proxy and the package ``socks`` is not installed.
+        UserError: the proxy is not a valid address, or it is a SOCKS proxy and the package
+            ``socks`` is not installed.
     """
     proxy = None if on_this_machine(url) else select_proxy(url, get_environ_proxies(url))
     if not proxy:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
-    name = f"the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, {shown(proxy)}"
-    remedy = f"Or name {urlsplit(url).hostname} in NO_PROXY, to ask it without a proxy"
+    name = f"the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, {without_password(proxy)}"
+    remedy = f"Or add {urlsplit(url).hostname} to NO_PROXY, to connect without a proxy"
     scheme = proxy.partition("://")[0].lower()
     if not _is_address(proxy) or scheme not in ("http", "https", *SCHEMES[socks]):
         raise UserError(f"{name}: not an address of an HTTP or SOCKS proxy. Correct it. {remedy}")
@@ -46,14 +47,14 @@ def proxy_for(url: str, socks: Socks) -> str | None:
     return proxy
 
 
-def shown(proxy: str) -> str:
-    """Its address without a user and password."""
+def without_password(proxy: str) -> str:
+    """The address of a proxy without user and password."""
     scheme, _, rest = proxy.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def on_this_machine(url: str) -> bool:
-    """Whether a URL names this machine: ``localhost``, a loopback address, or that of all."""
+    """Whether a URL points to this machine: ``localhost``, a loopback or unspecified address."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         address = ip_address(host.partition("%")[0])
@@ -64,7 +65,10 @@ def on_this_machine(url: str) -> bool:
 
 
 def seconds_to_wait(retry_after: str) -> float:
-    """Of the header ``Retry-After``, seconds or a date; 0 if it is neither, or the date is past."""
+    """Seconds to wait by a ``Retry-After`` header, which holds seconds or a date.
+
+    0 if it is neither, or if the date has passed.
+    """
     if re.fullmatch(r"\d+(\.\d+)?", retry_after.strip(), re.ASCII):
         return float(retry_after)
     try:

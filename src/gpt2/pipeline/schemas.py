@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.core.yaml_files import disputed, load_yaml
+from gpt2.core.yaml_files import ambiguities, read_yaml
 from gpt2.data.corpus import TokenizeParams
 from gpt2.data.instructions import prompt
 from gpt2.data.sources.hub import RELEASES
@@ -56,8 +56,9 @@ def read(path: Path) -> Sections:
     Raises:
         UserError: lists all that is wrong in it, in every section and between them.
     """
-    values = load_yaml(path)
-    for note in disputed(path, SCHEMAS):
+    file = read_yaml(path)
+    values = file.values
+    for note in ambiguities(file, SCHEMAS):
         log.warning(note)
     problems = [f"section '{name}' is missing" for name in SCHEMAS if name not in values]
     problems += [f"section '{name}' is unknown" for name in values if name not in SCHEMAS]

@@ -1,4 +1,4 @@
-"""What all stages share: the lock, the tracker, readable messages, errors without a traceback."""
+"""The frame of a stage: lock, tracking, log messages, signals, and errors without a traceback."""
 
 import logging
 import os
@@ -19,8 +19,9 @@ from gpt2.core import yaml_files
 from gpt2.core.errors import UserError
 from gpt2.core.files import read_json, write_json, writing
 from gpt2.core.locks import locked
-from gpt2.core.streams import names_of_files, standard_streams
-from gpt2.tracking import Tracker, flatten, track
+from gpt2.core.streams import file_name_errors, standard_streams
+from gpt2.tracking.context import flatten
+from gpt2.tracking.tracker import Tracker, track
 
 Section = TypeVar("Section")
 
@@ -37,9 +38,9 @@ STAGES = (
     "llama3_eval",
     "report",
 )
-"""The modules of the stages in the order of the pipeline; their metrics have the same names."""
+"""Modules of the stages in the order of the pipeline. Metric files have the same names."""
 WITH_RESULTS = STAGES[1:-1]
-"""The seven of the pipeline proper: before them stand links, after them a page."""
+"""The seven stages with metrics: all but the links to own files and the report."""
 HIGHLIGHTS = {
     "download": "corpus.source",
     "tokenize": "tokenizer.vocab_size",
@@ -49,51 +50,51 @@ HIGHLIGHTS = {
     "generate-responses": "generate_responses.temperature",
     "llama3-eval": "judge.backend",
 }
-"""The parameter that matters most to a stage: it stands in the name of its runs."""
+"""The most important parameter of each stage, shown in the names of its MLflow runs."""
 EXAMPLES = """\b
 Examples:
-  dvc repro {0}          # run it if something it depends on has changed
-  dvc repro -s -f {0}    # run it alone, in any case
+  dvc repro {0}          # run it if one of its dependencies has changed
+  dvc repro -s -f {0}    # run only this stage, even if nothing has changed
 """
-"""The end of a stage's help; {0} is its name in dvc.yaml, which has the whole command."""
+"""Epilog of a stage's help. {0} is its name in dvc.yaml, which has the full command."""
 NO_WEIGHTS = Path("none")
-"""What ``pretrain.initial_weights: none`` names: a file, as a dependency of DVC's has to exist."""
+"""The file for ``pretrain.initial_weights: none``; a DVC dependency has to exist."""
 RUNS = Path("data", "runs")
 SPEED = RUNS / "speed"
-"""Beside the metrics, in the copy of the repository that an experiment may run in."""
+"""In the working directory, like the metrics; an experiment may run in a copy of the repository."""
 METRICS = Path("metrics")
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""The exit status of a stage that a signal has ended."""
+STOP_STATUSES = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a stage that was stopped by a signal."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A stage while it runs."""
+    """A running stage: its parameters, its tracker, and where it writes."""
 
     stage: str
     params_path: Path
     settings: Mapping[str, Any]
-    """What the parameter file holds."""
+    """The content of the parameter file."""
     root: Path
-    """The repository; under `dvc exp run --temp` the working directory is a copy of it."""
+    """The repository. With `dvc exp run --temp`, the working directory is a copy of it."""
     tracker: Tracker
     started: float
-    """By `time.monotonic`."""
+    """Start time by `time.monotonic`."""
 
     @property
     def runs(self) -> Path:
-        """Work in progress that must outlive a crash; not an output of DVC."""
+        """Directory of work in progress that must survive a crash; not a DVC output."""
         return self.root / RUNS
 
     def load(self, schema: TypeForm[Section], section: str) -> Section:
-        """One section of the parameter file, checked against ``schema``."""
-        return yaml_files.choose(schema, self.settings, self.params_path, section)
+        """One section of the parameter file, validated against ``schema``."""
+        return yaml_files.parse_section(schema, self.settings, self.params_path, section)
 
     def metrics(self, values: Mapping[str, Any], speed: Mapping[str, float] | None = None) -> None:
-        """Write the results to ``metrics/<stage>.json`` and tell the tracker all numbers.
+        """Write the results to ``metrics/<stage>.json`` and log all numbers. Call this last.
 
-        What differs from run to run, ``speed`` and the stage's ``wall_seconds``, is kept apart, in
-        ``data/runs/speed/``: so the same inputs give the same ``dvc.lock``. Call this last.
+        ``speed`` and the stage's ``wall_seconds`` go to ``data/runs/speed/`` instead: they differ
+        from run to run, and equal inputs must give an equal ``dvc.lock``.
         """
         name = f"{_module(self.stage)}.json"
         speed = {**(speed or {}), "wall_seconds": round(time.monotonic() - self.started, 1)}
@@ -104,16 +105,16 @@ class Run:
 
 
 def as_program(stage: click.Command) -> NoReturn:
-    """Run a stage as the program that DVC starts.
+    """Run a stage as the main program, as DVC starts it.
 
-    After Ctrl-C or SIGTERM it ends without closing the interpreter: threads of native code (the
-    tokenizer's trainer looks at no signal) may still be at work, and crash one that closes.
+    After Ctrl-C or SIGTERM the process exits without finalizing the interpreter. Native threads
+    may still be running (the tokenizer's trainer ignores signals) and could crash during it.
     """
     with standard_streams(needed=False):
         try:
             stage()
         except SystemExit as end:
-            if not isinstance(end.code, int) or end.code not in STOPPED:
+            if not isinstance(end.code, int) or end.code not in STOP_STATUSES:
                 raise
             status = end.code
     sys.stderr.flush()
@@ -122,16 +123,20 @@ def as_program(stage: click.Command) -> NoReturn:
 
 @contextmanager
 def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[Run]:
-    """The frame of a stage that tells MLflow what it does.
+    """The frame of a stage with parameters and tracking.
 
-    ``sections`` are those of its parameters, for the tracker.
+    Args:
+        stage: its name in dvc.yaml.
+        params_path: the parameter file.
+        sections: sections that the stage uses; they must exist and are logged as its parameters.
     """
     started = time.monotonic()
     with framed(stage) as root:
-        settings = yaml_files.load_yaml(params_path)
+        file = yaml_files.read_yaml(params_path)
+        settings = file.values
         for section in sections:
-            yaml_files.choose(dict[str, Any], settings, params_path, section)
-        for note in yaml_files.disputed(params_path, sections):
+            yaml_files.parse_section(dict[str, Any], settings, params_path, section)
+        for note in yaml_files.ambiguities(file, sections):
             log.warning(note)
         with track(stage, root, settings, sections, HIGHLIGHTS.get(stage)) as tracker:
             yield Run(stage, params_path, settings, root, tracker, started)
@@ -140,17 +145,21 @@ def running(stage: str, params_path: Path, sections: Sequence[str]) -> Iterator[
 
 @contextmanager
 def framed(stage: str) -> Iterator[Path]:
-    """The frame of any stage; gives the repository's root.
+    """The frame of any stage, with or without parameters; yields the root of the repository.
 
-    A `UserError`, or what the operating system refuses to write, becomes one message and exit
-    status 1; Ctrl-C and SIGTERM give 130 and 143.
+    A `UserError` or a failure to write is printed as one message, with exit status 1. Ctrl-C and
+    SIGTERM give exit status 130 and 143.
     """
     started = time.monotonic()
-    with _messages(), _stoppable():
+    with _log_to_stdout(), _signals_as_exit():
         try:
-            # The working directory, not the root, is what two runs of a stage would both write to:
-            # experiments in temporary copies may run side by side.
-            with names_of_files(), writing(Path.cwd()), locked(RUNS / f"{stage}.lock", wait=False):
+            # The lock is in the working directory, not in the root: experiments in temporary
+            # copies of the repository may run at the same time.
+            with (
+                file_name_errors(),
+                writing(Path.cwd()),
+                locked(RUNS / f"{stage}.lock", wait=False),
+            ):
                 click.echo(f"{stage}: started")
                 yield Path(os.environ.get("DVC_ROOT", ".")).resolve()
         except UserError as error:
@@ -160,9 +169,9 @@ def framed(stage: str) -> Iterator[Path]:
 
 
 def _results_before(stage: str) -> dict[str, dict[str, float]]:
-    """The results of the stages before this one, which DVC may have restored without running them.
+    """Results of the earlier stages, which DVC may have restored without running them.
 
-    Those after it are of an earlier run, until their turn comes.
+    Metric files of later stages may still be from an earlier run.
     """
     results: dict[str, dict[str, float]] = {}
     module = _module(stage)
@@ -184,8 +193,8 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-class _Words(logging.Formatter):
-    """A message as it is; from warnings upwards the level leads it."""
+class _LevelFormatter(logging.Formatter):
+    """The plain message, with the level as a prefix from WARNING on."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -193,10 +202,10 @@ class _Words(logging.Formatter):
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
-    """Show log messages on standard output: ours from INFO upwards, of libraries from WARNING."""
+def _log_to_stdout() -> Iterator[None]:
+    """Print log messages: of this project from INFO on, of libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Words())
+    handler.setFormatter(_LevelFormatter())
     for name in ("gpt2", "stages", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger().addHandler(handler)
@@ -207,10 +216,10 @@ def _messages() -> Iterator[None]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _signals_as_exit() -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into SystemExit, so that `finally` blocks run.
 
-    What is ignored stays so: a shell script starts its background jobs without Ctrl-C.
+    Ignored signals stay ignored: a shell starts the background jobs of a script without Ctrl-C.
     """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What a run is called, and what it is tagged with, so that people find it and can repeat it."""
+"""Names and tags of runs: parameters, versions, git commit, and the execution of the pipeline."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ import psutil
 
 PACKAGES = ("torch", "mlflow", "dvc")
 GIT_SECONDS = 5
-# What the pipeline itself rewrites while it runs makes no commit dirty.
+# Files that the pipeline itself rewrites do not make the work tree dirty.
 GIT_STATUS = (
     *("git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"),
     *("--", ".", ":(exclude)metrics", ":(exclude)plots", ":(exclude)dvc.lock"),
@@ -25,19 +25,19 @@ GIT_STATUS = (
 
 
 def run_name(stage: str, params: Mapping[str, object], highlight: str | None) -> str:
-    """``finetune · lr=5e-5 · gpt2-124m``: stage, the parameter that matters most, profile.
+    """Stage, most important parameter and profile: ``finetune · lr=5e-5 · gpt2-124m``.
 
-    ``highlight`` is that parameter's dotted key; what ``params`` lack is left out.
+    ``highlight`` is the dotted key of that parameter. Parts that are not in ``params`` are omitted.
     """
     flat = flatten(params)
     parts = [stage]
     if highlight in flat:
-        parts.append(f"{highlight.rpartition('.')[2]}={_brief(flat[highlight])}")
+        parts.append(f"{highlight.rpartition('.')[2]}={_short(flat[highlight])}")
     return " · ".join([*parts, *_profile(params)])
 
 
 def pipeline_name(params: Mapping[str, object], label: str) -> str:
-    """``starter · spicy-llama``: profile, and what the execution itself is called."""
+    """Profile and label of the execution: ``starter · spicy-llama``."""
     return " · ".join([*_profile(params), label])
 
 
@@ -45,12 +45,12 @@ def _profile(params: Mapping[str, object]) -> list[str]:
     return [str(params["profile"])] if "profile" in params else []
 
 
-def _brief(value: object) -> str:
+def _short(value: object) -> str:
     return re.sub(r"e([+-])0", r"e\1", f"{value:g}") if isinstance(value, float) else str(value)
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    """Flatten nested mappings to dotted keys: ``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
     flat: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -61,13 +61,13 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]
 
 
 def fingerprint(values: object) -> str:
-    """The first 12 digits of a sha256 over ``values``, whatever the order of their keys."""
+    """The first 12 hex digits of the sha256 of ``values``, independent of the order of keys."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that decide what a run does, where they are installed."""
+    """Versions of Python and of the main packages that are installed."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def git_tags(directory: Path) -> dict[str, str]:
-    """The commit of a work tree, and whether tracked files differ from it; {} without git."""
+    """The git commit, and whether tracked files differ from it; {} without git or a commit."""
     try:
         status = subprocess.run(
             GIT_STATUS, cwd=directory, timeout=GIT_SECONDS, check=True, capture_output=True
@@ -99,21 +99,22 @@ class Invocation:
     """One execution of the pipeline."""
 
     key: str
-    """What all its stages share, and no other execution has."""
+    """Identifies the execution: the same for all its stages, and for no other execution."""
     label: str
-    """For people: the name of the experiment, else the time."""
+    """Shown to people: the name of the experiment, else the start time."""
     process: str
-    """Which process it ends with, see `process_key`."""
+    """The process that the execution ends with, see `process_key`."""
     command: str
+    """Command line of dvc; empty outside of dvc."""
 
 
 def invocation(params: Mapping[str, object]) -> Invocation | None:
-    """The dvc experiment or ``dvc repro`` that this process is a stage of; None outside of dvc."""
+    """The dvc experiment or ``dvc repro`` that has started this process; None outside of dvc."""
     dvc = _dvc()
     process = process_key(dvc[0]) if dvc else process_key(psutil.Process())
     command = dvc[1] if dvc else ""
     if experiment := os.environ.get("DVC_EXP_NAME"):
-        # An experiment that is run again under its name is the same one if its parameters are.
+        # An experiment that is run again under the same name and parameters is the same execution.
         parts = [experiment, os.environ.get("DVC_EXP_BASELINE_REV"), fingerprint(params)]
         return Invocation(fingerprint(parts), experiment, process, command)
     if dvc:
@@ -123,32 +124,32 @@ def invocation(params: Mapping[str, object]) -> Invocation | None:
 
 
 def _dvc() -> tuple[psutil.Process, str] | None:
-    """The nearest ancestor that is dvc, and its command line."""
+    """The nearest ancestor process that is dvc, and its command line."""
     for process in psutil.Process().parents():
         try:
             words = process.cmdline()
         except psutil.Error:
             continue
-        # `dvc repro` is `python .venv/bin/dvc repro` to the system, or `python -m dvc repro`.
-        for place, word in enumerate(words[:3]):
+        # The system shows `dvc repro` as `python .venv/bin/dvc repro` or `python -m dvc repro`.
+        for index, word in enumerate(words[:3]):
             if Path(word).name == "dvc":
-                return process, " ".join(["dvc", *words[place + 1 :]])[:500]
+                return process, " ".join(["dvc", *words[index + 1 :]])[:500]
     return None
 
 
 def process_key(process: psutil.Process) -> str:
-    """Host, process id and start: process ids are used again."""
-    return f"{socket.gethostname()} {process.pid} {_start(process):.2f}"
+    """Identifies a process: host, process id and start time, as process ids are reused."""
+    return f"{socket.gethostname()} {process.pid} {_start_time(process):.2f}"
 
 
 def has_ended(key: str | None) -> bool:
-    """Whether a process is known to be gone; one on another host is not."""
+    """Whether a process has ended; False if it is on another host or unknown."""
     host, pid, started = key.rsplit(" ", 2) if key else ("", "", "")
     if host != socket.gethostname():
         return False
     try:
         process = psutil.Process(int(pid))
-        other = abs(_start(process) - float(started)) > 1
+        other = abs(_start_time(process) - float(started)) > 1
         return other or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
@@ -156,9 +157,10 @@ def has_ended(key: str | None) -> bool:
         return False
 
 
-def _start(process: psutil.Process) -> float:
-    """When a process started, in seconds after the machine did: no setting of the clock moves it.
+def _start_time(process: psutil.Process) -> float:
+    """Start time of a process, in seconds since the machine started.
 
-    The time of day at which either started does move, for it is counted back from the clock.
+    Setting the clock does not change it. Absolute times would change, as they are computed from the
+    current time.
     """
     return process.create_time() - psutil.boot_time()

@@ -1,4 +1,4 @@
-"""Names and texts as MLflow's store takes them; no two names become the same."""
+"""Names and texts in a form that MLflow accepts. Different names stay different."""
 
 import hashlib
 import re
@@ -6,21 +6,22 @@ import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 200
-"""Characters of a name. MLflow takes 250; in the parent run a stage stands before it."""
+"""Maximal length of a name. MLflow allows 250; in the parent run the stage is a prefix."""
 _DIGITS = 12
-_REFUSED = re.compile(r"^\.|[^\w.\- ]")
-"""In a part between slashes; also a dot at its start, as in ``..``, and the colon, which marks what
-is spelled out."""
+_INVALID = re.compile(r"^\.|[^\w.\- ]")
+"""Within a part between slashes: a leading dot, as in ``..``, and characters that MLflow rejects.
+
+The colon is among them, as it marks characters that are spelled out."""
 
 
 def mlflow_name(name: str) -> str:
-    """``Q&A`` as ``Q:ampersand:A``: what MLflow refuses is spelled out, by its name in Unicode.
+    """Spell out characters that MLflow rejects, by their Unicode names: ``Q:ampersand:A`` for Q&A.
 
-    Slashes stay, for MLflow shows what shares a prefix together. What is too long ends in a digest
-    of the whole.
+    Slashes stay, as MLflow groups names by prefix. A name that is too long is cut and ends in a
+    digest of the whole name.
     """
     spelled = "/".join(
-        _REFUSED.sub(lambda found: _spelled(found[0]), part) or ":empty:"
+        _INVALID.sub(lambda found: _spelled(found[0]), part) or ":empty:"
         for part in name.split("/")
     )
     if len(spelled) <= LONGEST:
@@ -35,15 +36,15 @@ def _spelled(character: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """The same for a registered model, whose name has neither slashes nor colons."""
+    """`mlflow_name` for a registered model, whose name must not have slashes or colons."""
     return mlflow_name(name).replace("/", ":solidus:").replace(":", "~")
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
-    """The names that MLflow does not take as they are, by those that it gets."""
+    """Maps each name that `mlflow_name` has changed back to the original."""
     return {new: name for name in names if (new := mlflow_name(name)) != name}
 
 
-def stored(value: object) -> str:
-    """A value as text that has an encoding: half a character (a lone surrogate) has none."""
+def encodable(value: object) -> str:
+    """A value as text that has an encoding: lone surrogates, which have none, are escaped."""
     return str(value).encode("utf-8", "backslashreplace").decode()

@@ -19,13 +19,13 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from gpt2.core.device import Runtime, choose_runtime, peak_memory_mib
 from gpt2.core.errors import UserError
-from gpt2.core.interrupts import held_back
+from gpt2.core.interrupts import delayed_interrupts
 from gpt2.core.progress import Progress
 from gpt2.data.batch import IGNORE_INDEX, Batch
 from gpt2.model.attention import keep_from_compiler
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.loss import ChunkLoss, fusable_chunk_loss, linear_cross_entropy
-from gpt2.tracking import Tracker
+from gpt2.tracking.tracker import Tracker
 from gpt2.training import checkpoint
 from gpt2.training.checkpoint import RunDirectory, SharedState
 from gpt2.training.optim import lr_factor, make_optimizers, set_lr, stable_steps
@@ -257,7 +257,7 @@ def fit(
     for point in [*history.curve, *history.evaluations]:
         _tell(tracker, point)
 
-    with held_back() as interrupt:
+    with delayed_interrupts() as interrupt:
         for step in range(state.step, steps + 1):
             if step % params.eval_interval == 0 or step == steps:
                 loss = evaluate(model, validation(), runtime).loss

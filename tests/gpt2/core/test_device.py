@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from benchmarks.measure import IMITATED
-from gpt2.core.device import DeviceParams, Runtime, choose_runtime, native_formats, peak_memory_mib
+from gpt2.core.device import DeviceParams, Runtime, choose_runtime, native_dtypes, peak_memory_mib
 from gpt2.core.errors import UserError
 from scripts.deps import ROOT
 
 
-def test_a_device_that_is_not_there_is_named():
+def test_an_unavailable_device_is_named():
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with pytest.raises(UserError, match="device: cuda is not available"):
@@ -22,7 +22,7 @@ def test_a_device_that_is_not_there_is_named():
 
 
 def rate(dtype: torch.dtype) -> float:
-    """Products a second of matrices that do not fit the nearest cache."""
+    """Matrix products per second, with matrices that do not fit into the L1 cache."""
     matrix = torch.ones(768, 768, dtype=dtype)
     best = math.inf
     for _ in range(5):
@@ -32,7 +32,7 @@ def rate(dtype: torch.dtype) -> float:
     return 1 / best
 
 
-def test_auto_computes_in_bfloat16_only_where_the_processor_does_and_gains_by_it():
+def test_auto_is_bfloat16_only_where_it_is_native_and_faster():
     flags = torch.cpu.get_capabilities()
     native = flags.get("avx512_bf16") or flags.get("amx_bf16")
     runtime = choose_runtime(DeviceParams(device="cpu"))
@@ -40,7 +40,7 @@ def test_auto_computes_in_bfloat16_only_where_the_processor_does_and_gains_by_it
     assert runtime.dtype == (torch.bfloat16 if faster else torch.float32)
 
 
-def test_a_processor_that_is_made_to_look_smaller_computes_in_float32():
+def test_a_processor_restricted_to_avx2_computes_in_float32():
     code = "from gpt2.core.device import *; print(choose_runtime(DeviceParams(device='cpu')).dtype)"
     environment = {**os.environ, **IMITATED["avx2"], "PYTHONPATH": str(ROOT / "src")}
     found = subprocess.run(
@@ -57,16 +57,16 @@ def test_autocast_multiplies_in_the_dtype(dtype):
     assert layer(torch.ones(1, 4)).dtype == torch.float32
 
 
-def test_peak_memory_counts_what_was_held():
+def test_peak_memory_counts_allocated_blocks():
     device = torch.device("cpu")
     before = peak_memory_mib(device)
-    block = torch.ones(int(before + 64) * 2**18)  # floats of 4 bytes: more than was ever held
+    block = torch.ones(int(before + 64) * 2**18)  # 4-byte floats: more than the peak so far
     assert peak_memory_mib(device) >= before + 60
     del block
 
 
-def test_a_format_of_this_processor_needs_no_warning(caplog):
-    for name in ("auto", *native_formats()):
+def test_a_native_dtype_gives_no_warning(caplog):
+    for name in ("auto", *native_dtypes()):
         choose_runtime(DeviceParams(device="cpu", dtype=name))
     assert caplog.text == ""
 
@@ -84,7 +84,7 @@ print(automatic, time.perf_counter() - started)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
-def test_a_format_that_is_emulated_is_warned_of_once_with_what_it_costs(name):
+def test_an_emulated_dtype_gives_one_warning_with_its_slowdown(name):
     process = subprocess.run(
         [sys.executable, "-c", CHOSEN, name, name],
         cwd=ROOT / "src",
@@ -98,10 +98,10 @@ def test_a_format_that_is_emulated_is_warned_of_once_with_what_it_costs(name):
         pytest.skip("it counts as native under these settings")
     lines = process.stderr.strip().splitlines()
     assert len(lines) == 1, process.stderr
-    told = re.fullmatch(
+    warning = re.fullmatch(
         rf"dtype: {name} is emulated on this processor: a matrix product takes (\d+) times as long "
         "as in float32. Set dtype: auto",
         lines[0],
     )
-    assert told and int(told[1]) >= 3
-    assert float(seconds) < 5  # 0.2 s where nothing else is busy
+    assert warning and int(warning[1]) >= 3
+    assert float(seconds) < 5  # 0.2 s on an idle machine

@@ -26,7 +26,7 @@ def test_a_directory_ends_with_a_manifest_of_its_files(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_failure_leaves_the_previous_output_as_it_was(tmp_path):
+def test_a_failure_keeps_the_previous_output(tmp_path):
     directory = make(tmp_path / "out", a="one")
     with pytest.raises(RuntimeError), files.new_directory(directory) as new:
         (new / "a").write_text("half")
@@ -36,7 +36,7 @@ def test_a_failure_leaves_the_previous_output_as_it_was(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_new_output_takes_the_place_of_the_old_one(tmp_path):
+def test_a_new_output_replaces_the_old_one(tmp_path):
     make(tmp_path / "out", a="one", b="two")
     directory = make(tmp_path / "out", a="three")
     assert sorted(files.read_manifest(directory)["files"]) == ["a"]
@@ -82,7 +82,7 @@ def test_a_changed_fact_is_named_with_both_digests(tmp_path):
     assert f"is {actual}, the seal says {stated}" in str(caught.value)
 
 
-def test_what_killed_writers_left_is_tidied_and_the_old_output_back_in_place(tmp_path):
+def test_leftovers_of_killed_writers_are_deleted_and_the_old_output_is_restored(tmp_path):
     make(tmp_path / "out", a="one").rename(tmp_path / ".out.old")
     (tmp_path / ".out.tmp").mkdir()
     (tmp_path / ".out.tmp" / "b").write_text("half")
@@ -114,13 +114,13 @@ def test_a_sealed_file_is_checked_against_the_digest_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize("number", files.REMEDIES)
-def test_what_the_operating_system_refuses_is_a_message_with_the_path(tmp_path, number):
+def test_errors_of_the_operating_system_become_a_message_with_the_path(tmp_path, number):
     message = rf"{tmp_path}: {os.strerror(number)}\. "
     with pytest.raises(UserError, match=message), files.writing(tmp_path):
         raise OSError(number, "")
 
 
-def test_other_errors_of_the_operating_system_stay_what_they_are(tmp_path):
+def test_other_errors_of_the_operating_system_are_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError), files.writing(tmp_path):
         (tmp_path / "none").read_text()
 
@@ -131,7 +131,7 @@ def test_the_digest_of_a_directory_is_that_of_its_files(tmp_path):
     assert one != files.digest(make(tmp_path / "three", a="x", b="z"))
 
 
-def test_json_is_whole_or_refused(tmp_path):
+def test_json_is_complete_or_rejected(tmp_path):
     path = tmp_path / "deep" / "metrics.json"
     files.write_json(path, {"loss": 1.5, "name": "é"})
     assert json.loads(path.read_text(encoding="utf-8")) == {"loss": 1.5, "name": "é"}
@@ -145,7 +145,7 @@ def test_a_file_size_limit_leaves_the_old_file(tmp_path):
     path = tmp_path / "text.txt"
     files.write_text(path, "old")
     program = (
-        "import sys; from pathlib import Path; from gpt2 import files\n"
+        "import sys; from pathlib import Path; from gpt2.core import files\n"
         "files.write_text(Path(sys.argv[1]), 'x' * 100_000)"
     )
 

@@ -4,7 +4,7 @@ from types import FrameType
 
 import pytest
 
-from gpt2.core.interrupts import SIGNALS, held_back
+from gpt2.core.interrupts import SIGNALS, delayed_interrupts
 
 
 class Stopped(BaseException):
@@ -31,7 +31,7 @@ def current() -> list[object]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_waits_for_the_end_of_the_body(number: signal.Signals) -> None:
     done = []
-    with pytest.raises(Stopped), held_back() as interrupt:
+    with pytest.raises(Stopped), delayed_interrupts() as interrupt:
         assert interrupt.signal is None
         signal.raise_signal(number)
         done.append(interrupt.signal)
@@ -41,7 +41,7 @@ def test_a_signal_waits_for_the_end_of_the_body(number: signal.Signals) -> None:
 
 def test_a_second_signal_stops_at_once() -> None:
     done = []
-    with pytest.raises(Stopped), held_back():
+    with pytest.raises(Stopped), delayed_interrupts():
         signal.raise_signal(signal.SIGINT)
         done.append(1)
         signal.raise_signal(signal.SIGTERM)
@@ -49,25 +49,25 @@ def test_a_second_signal_stops_at_once() -> None:
     assert done == [1]
 
 
-def test_without_a_signal_and_after_an_error_all_is_as_before() -> None:
-    with held_back():
+def test_without_a_signal_and_after_an_error_the_handlers_are_restored() -> None:
+    with delayed_interrupts():
         pass
     assert current() == [stop, stop]
-    with pytest.raises(ZeroDivisionError), held_back():
+    with pytest.raises(ZeroDivisionError), delayed_interrupts():
         raise ZeroDivisionError
     assert current() == [stop, stop]
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with held_back() as interrupt:
+    with delayed_interrupts() as interrupt:
         signal.raise_signal(signal.SIGINT)
         assert interrupt.signal is None
     assert current() == [signal.SIG_IGN, stop]
 
 
-def test_a_handler_that_returns_does_not_let_the_work_pass_for_whole() -> None:
+def test_a_handler_that_returns_still_exits() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    with pytest.raises(SystemExit) as ended, held_back():
+    with pytest.raises(SystemExit) as ended, delayed_interrupts():
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 128 + signal.SIGTERM

@@ -32,7 +32,7 @@ def holder(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_refusal_names_the_holder_and_a_killed_holder_lets_go(tmp_path: Path) -> None:
+def test_a_held_lock_names_its_holder_and_a_killed_holder_releases_it(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "pretrain.lock"
     with holder(path) as process:
         refusal = pytest.raises(UserError, match=f"in use by process {process.pid}")
@@ -44,7 +44,7 @@ def test_refusal_names_the_holder_and_a_killed_holder_lets_go(tmp_path: Path) ->
         assert path.read_text() == str(os.getpid())
 
 
-def test_waits_for_the_holder_after_saying_who_it_is(tmp_path: Path) -> None:
+def test_waits_for_the_holder_after_reporting_its_pid(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with (
         holder(path) as process,

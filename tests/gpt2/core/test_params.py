@@ -64,7 +64,7 @@ def test_a_value_of_the_wrong_type_gets_a_hint(changes, advice):
 @pytest.mark.parametrize(
     "changes", [{"lr": "nan"}, {"lr": "fast"}, {"steps": "1.5"}, {"name": None}]
 )
-def test_no_hint_where_none_would_help(changes):
+def test_no_hint_if_none_would_help(changes):
     assert problems(changes).endswith(")")
 
 
@@ -73,11 +73,11 @@ def test_types_are_not_converted(value):
     assert "train.steps" in problems({"steps": value})
 
 
-def test_not_a_number_is_refused():
+def test_nan_is_rejected():
     assert "finite" in problems({"lr": float("nan")})
 
 
-def test_a_password_in_an_address_is_not_told():
+def test_a_password_in_a_url_is_not_shown():
     with pytest.raises(UserError) as caught:
         parse(Outer, GOOD | {"kind": "http://me:hunter2@host/"}, "params.yaml")
     assert "http://***@host/" in str(caught.value)

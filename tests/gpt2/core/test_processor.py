@@ -14,7 +14,7 @@ def spin(seconds: float) -> None:
         pass
 
 
-def test_others_count_and_what_this_process_does_itself_does_not() -> None:
+def test_only_other_processes_count() -> None:
     since = processor.core_seconds()
     spin(0.5)
     alone = processor.busy_elsewhere(since)
@@ -30,11 +30,11 @@ def test_others_count_and_what_this_process_does_itself_does_not() -> None:
         other.kill()
         other.join()
     assert 0 <= alone <= processor.cores()
-    # Another process of this machine may be busy, too: then the one here has less of a core.
+    # If other processes of this machine are also busy, this one gets less than a core.
     assert 0.3 < together <= processor.cores() + 0.1
 
 
-def test_the_instruction_sets_are_those_that_torch_finds() -> None:
+def test_the_instruction_sets_are_those_of_torch() -> None:
     found = processor.instruction_sets()
     flags = torch.cpu.get_capabilities()
     assert ("AVX2" in found) == bool(flags.get("avx2"))
@@ -43,14 +43,14 @@ def test_the_instruction_sets_are_those_that_torch_finds() -> None:
     assert processor.load() >= 0
 
 
-def test_what_pytorch_is_held_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_capability_limit_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    assert processor.held_to() is None
+    assert processor.capability_limit() is None
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    assert processor.held_to() == torch.backends.cpu.get_cpu_capability()
+    assert processor.capability_limit() == torch.backends.cpu.get_cpu_capability()
 
 
-def test_parsing_is_timed_in_a_moment() -> None:
+def test_the_parsing_rate_is_measured_quickly() -> None:
     started = time.perf_counter()
     assert 1e4 < processor.parsing_rate() < 1e9
     assert time.perf_counter() - started < 3

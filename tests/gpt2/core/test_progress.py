@@ -3,7 +3,7 @@ import logging
 from gpt2.core import progress
 
 
-def test_without_a_terminal_there_are_plain_lines(caplog, monkeypatch):
+def test_without_a_terminal_it_logs_lines(caplog, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
     with caplog.at_level(logging.INFO):
         bar = progress.Progress("pretrain", 10, "step", start=4)

@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home without settings of git."""
+    """A home directory without git settings."""
     for variable in ("HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "home"))
     for variable in ("GIT_DIR", "GIT_WORK_TREE"):
@@ -34,7 +34,7 @@ def shell(command: str, directory: Path) -> None:
     subprocess.run(command, shell=True, cwd=directory, check=True, capture_output=True)
 
 
-def test_each_remedy_helps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_remedy_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"):
         monkeypatch.setenv(variable, "a")
     for variable in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
@@ -64,7 +64,7 @@ def test_a_directory_of_another_user(
     found = examine(place)
     assert "belongs to another user" in found.problem
     assert not found.stops
-    shell(found.remedy.removeprefix("If you do: "), place)
+    shell(found.remedy.removeprefix("If you trust it: "), place)
     assert not examine(place).problem
 
 
@@ -73,13 +73,13 @@ def test_a_machine_without_git(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert examine(place).problem == "git is not installed"
 
 
-def test_make_run_says_it_before_it_installs_anything(place: Path) -> None:
+def test_make_run_reports_it_before_it_installs_anything(place: Path) -> None:
     shutil.copy(ROOT / "Makefile", place)
-    (place / "src" / "gpt2").mkdir(parents=True)
-    for name in ("__init__.py", "repository.py"):
-        shutil.copy(ROOT / "src" / "gpt2" / name, place / "src" / "gpt2")
+    (place / "src" / "gpt2" / "core").mkdir(parents=True)
+    for name in ("__init__.py", "core/__init__.py", "core/repository.py"):
+        shutil.copy(ROOT / "src" / "gpt2" / name, place / "src" / "gpt2" / name)
     command = ["make", f"PYTHON={sys.executable}", "run"]
     done = subprocess.run(command, cwd=place, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no git repository here (a download as .zip has none).")
+    assert done.stderr.startswith("error: no git repository here (a .zip download has none).")
     assert not (place / ".venv").exists()

@@ -22,7 +22,7 @@ with standard_streams(needed=sys.argv[1] == "needed"):
 
 
 def run(command: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
-    """A command of a shell that ends with the status of what stands before a pipe."""
+    """Run a shell command; its status is that of the program before a pipe."""
     places = f"{ROOT}:{ROOT / 'src'}"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return subprocess.run(
@@ -44,7 +44,7 @@ def run(command: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
         ({"LC_ALL": "C"}, "摘要 0\nü\n".encode()),
     ],
 )
-def test_what_an_encoding_lacks_is_escaped(settings: dict[str, str], line: bytes) -> None:
+def test_characters_outside_the_encoding_are_escaped(settings: dict[str, str], line: bytes) -> None:
     done = run('python -c "$PROGRAM" needed', **settings)
     assert (done.returncode, done.stderr) == (0, b"done\n")
     assert done.stdout.startswith(line)
@@ -61,7 +61,7 @@ def test_what_an_encoding_lacks_is_escaped(settings: dict[str, str], line: bytes
             "> /dev/full",
             "commentary",
             0,
-            "note: standard output: No space left on device; the work goes on\ndone\n",
+            "note: standard output: No space left on device; continuing without it\ndone\n",
         ),
         (">&-", "needed", 0, "done\n"),
         ("2>&1 >&- >&2 | head -0", "commentary", 0, ""),
@@ -71,7 +71,7 @@ def test_what_an_encoding_lacks_is_escaped(settings: dict[str, str], line: bytes
 )
 @pytest.mark.parametrize("settings", [{}, {"PYTHONUNBUFFERED": "1"}])
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
-def test_output_that_goes_nowhere(
+def test_output_that_cannot_be_written(
     where: str, needed: str, status: int, message: str, settings: dict[str, str]
 ) -> None:
     done = run(f'python -c "$PROGRAM" {needed} {where}', **settings)
@@ -98,7 +98,7 @@ def test_commands_in_other_locales(command: str, settings: dict[str, str]) -> No
 
 @pytest.mark.parametrize("command", COMMANDS[:-1])
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
-def test_commands_whose_output_goes_nowhere(command: str) -> None:
+def test_commands_whose_output_cannot_be_written(command: str) -> None:
     done = run(f"python -m {command} > /dev/full")
     assert b"Traceback" not in done.stderr
     assert b"standard output: No space left on device" in done.stderr

@@ -1,4 +1,4 @@
-"""Which proxy is asked, beside what requests decides, and how long a server asks to wait."""
+"""The proxy of a request, compared with the choice of requests, and ``Retry-After``."""
 
 import time
 from email.utils import formatdate
@@ -34,7 +34,7 @@ def no_proxies(monkeypatch):
         {"HTTP_PROXY": "http://me:secret@proxy", "no_proxy": "*"},
     ],
 )
-def test_elsewhere_the_environment_decides_as_for_requests(monkeypatch, environment, scheme, host):
+def test_other_hosts_have_the_proxy_that_requests_chooses(monkeypatch, environment, scheme, host):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     url = f"{scheme}://{host}/a"
@@ -53,7 +53,7 @@ def test_a_proxy_without_a_scheme_is_an_http_proxy(monkeypatch):
         *("127.8.9.1", "[::1]:8080", "[::ffff:127.0.0.1]", "0.0.0.0:11434", "[::]"),
     ],
 )
-def test_no_proxy_is_asked_for_this_machine(monkeypatch, host):
+def test_this_machine_has_no_proxy(monkeypatch, host):
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
     monkeypatch.setenv("HTTP_PROXY", "nonsense://")
     assert on_this_machine(f"http://{host}/a")
@@ -71,11 +71,11 @@ def test_socks_needs_a_package(monkeypatch, scheme):
     with pytest.raises(UserError, match=r"SOCKS needs .*pip install socksio.*NO_PROXY") as caught:
         proxy_for("https://judge.example/v1", "socksio")
     assert "secret" not in str(caught.value)
-    assert "judge.example in NO_PROXY" in str(caught.value)
+    assert "judge.example to NO_PROXY" in str(caught.value)
 
 
 @pytest.mark.parametrize("proxy", ["ftp://proxy", "http://", "http://proxy:port", "socks4://proxy"])
-def test_what_is_no_proxy(monkeypatch, proxy):
+def test_invalid_proxies(monkeypatch, proxy):
     monkeypatch.setenv("HTTP_PROXY", proxy)
     with pytest.raises(UserError, match="not an address of an HTTP or SOCKS proxy"):
         proxy_for("http://judge.example", "socksio")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import Params
-from gpt2.core.yaml_files import disputed, dump_yaml, load, load_yaml
+from gpt2.core.yaml_files import ambiguities, dump_yaml, load, load_yaml, read_yaml
 
 SCALARS = {
     "5e-05": 5e-05,
@@ -53,7 +53,7 @@ def read(tmp_path: Path, scalar: str) -> object:
 def notes(tmp_path: Path, text: str, *sections: str) -> list[str]:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    return [note.removeprefix(f"{path}: ") for note in disputed(path, sections)]
+    return [note.removeprefix(f"{path}: ") for note in ambiguities(read_yaml(path), sections)]
 
 
 @pytest.mark.parametrize("scalar", [*SCALARS, "2026-01-01", "2026-01-01 10:00:00"])
@@ -96,7 +96,7 @@ def test_what_dvc_writes_is_read_back(tmp_path: Path) -> None:
     check()
 
 
-def test_what_we_write_is_what_dvc_writes(tmp_path: Path) -> None:
+def test_files_are_written_as_dvc_writes_them(tmp_path: Path) -> None:
     values = {"train": {"lr": 5e-05, "on": "yes", "text": "5e-05", "list": [None, {"a": "1:30"}]}}
     assert dump_yaml(values) == dumps_yaml(values)
     (tmp_path / "params.yaml").write_text(dump_yaml(values), encoding="utf-8")
@@ -115,20 +115,20 @@ def test_a_learning_rate_that_dvc_sets(tmp_path: Path, setting: str) -> None:
 @pytest.mark.parametrize(
     ("scalar", "note"),
     [
-        ("yes", 'yes is read as "yes", in YAML 1.1 it was true. Write the one that you mean'),
-        ("Off", 'Off is read as "Off", in YAML 1.1 it was false. Write the one that you mean'),
-        ("n", 'n is read as "n", in YAML 1.1 it was false. Write the one that you mean'),
-        ("1:30", '1:30 is read as "1:30", in YAML 1.1 it was 90. Write the one that you mean'),
-        ("-1:30.5", '-1:30.5 is read as "-1:30.5", in YAML 1.1 it was -90.5. Write the one that'),
-        ("017", "017 is read as 17, in YAML 1.1 it was 15. Write the one that you mean"),
-        ("08", '08 is read as 8, in YAML 1.1 it was "08". Write the one that you mean'),
-        ("1_000", "1_000 is read as 1000, but YAML 1.2 knows no _ in numbers. Write 1000"),
-        ("1_0.5", "1_0.5 is read as 10.5, but YAML 1.2 knows no _ in numbers. Write 10.5"),
-        ("3_0e-3", "3_0e-3 is read as 0.03, but YAML 1.2 knows no _ in numbers. Write 0.03"),
-        ("0x_ff", "0x_ff is read as 255, but YAML 1.2 knows no _ in numbers. Write 255"),
+        ("yes", 'yes is read as "yes", but in YAML 1.1 it is true. Write the one that you mean'),
+        ("Off", 'Off is read as "Off", but in YAML 1.1 it is false. Write the one that you mean'),
+        ("n", 'n is read as "n", but in YAML 1.1 it is false. Write the one that you mean'),
+        ("1:30", '1:30 is read as "1:30", but in YAML 1.1 it is 90. Write the one that you mean'),
+        ("-1:30.5", '-1:30.5 is read as "-1:30.5", but in YAML 1.1 it is -90.5. Write the one'),
+        ("017", "017 is read as 17, but in YAML 1.1 it is 15. Write the one that you mean"),
+        ("08", '08 is read as 8, but in YAML 1.1 it is "08". Write the one that you mean'),
+        ("1_000", "1_000 is read as 1000, but YAML 1.2 has no _ in numbers. Write 1000"),
+        ("1_0.5", "1_0.5 is read as 10.5, but YAML 1.2 has no _ in numbers. Write 10.5"),
+        ("3_0e-3", "3_0e-3 is read as 0.03, but YAML 1.2 has no _ in numbers. Write 0.03"),
+        ("0x_ff", "0x_ff is read as 255, but YAML 1.2 has no _ in numbers. Write 255"),
     ],
 )
-def test_what_yaml_1_1_means_otherwise_is_told(tmp_path: Path, scalar: str, note: str) -> None:
+def test_scalars_that_differ_in_yaml_1_1_are_noted(tmp_path: Path, scalar: str, note: str) -> None:
     text = f"a: {{x: [1, {{y: {scalar}}}]}}\nb: {scalar}\n"
     (found,) = notes(tmp_path, text, "a", "c")
     assert found.startswith(f"a.x.1.y: {note}")
@@ -153,7 +153,7 @@ def test_what_yaml_1_1_means_otherwise_is_told(tmp_path: Path, scalar: str, note
         "1_a",
     ],
 )
-def test_what_both_read_alike_is_not_told(tmp_path: Path, scalar: str) -> None:
+def test_unambiguous_scalars_are_not_noted(tmp_path: Path, scalar: str) -> None:
     assert notes(tmp_path, f"a: {scalar}", "a") == []
 
 
@@ -167,8 +167,8 @@ def test_what_both_read_alike_is_not_told(tmp_path: Path, scalar: str) -> None:
         (b"train:", "Input should be"),
         (b"x: !!python/object/apply:os.system ['true']", "not valid YAML"),
         (b"train: {lr: 1,\n  lr: 2}", 'not valid YAML (line 2: found duplicate key "lr"'),
-        (b"train: {1: 2}", "the key 1 is no text. Put it in quotes"),
-        (b"~: 2", "the key None is no text. Put it in quotes"),
+        (b"train: {1: 2}", "the key 1 is not a string. Put it in quotes"),
+        (b"~: 2", "the key None is not a string. Put it in quotes"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -197,14 +197,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         5000 * "[",
     ],
 )
-def test_values_that_yaml_cannot_read_are_an_error_of_the_file(tmp_path: Path, text: str) -> None:
+def test_invalid_values_are_an_error_of_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml: not valid YAML"):
         load_yaml(path)
 
 
-def test_aliases_are_read_but_not_when_they_stand_for_millions(tmp_path: Path) -> None:
+def test_aliases_are_expanded_but_not_to_millions_of_values(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("a: &a {lr: 1}\nb: {<<: *a}\nc: *a\n")
     assert load_yaml(path) == {name: {"lr": 1} for name in "abc"}

@@ -49,7 +49,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def heeding_ctrl_c() -> Iterator[None]:
-    """Where the tests run in the background, all that they start would ignore it."""
+    """Children of tests that run in the background would ignore Ctrl-C."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
@@ -68,7 +68,7 @@ def start(place: Path, body: str, **settings: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_stage_that_does_well(place: Path) -> None:
+def test_a_stage_that_succeeds(place: Path) -> None:
     body = "run.metrics({'mean': params.lr, 'trusted': True, 'by': {'name': 3, 'judge': 'x'}})"
     process = start(place, body)
     out, err = process.communicate()
@@ -112,7 +112,7 @@ def test_numbers_reach_the_store_at_the_root_not_in_the_copy(place: Path, tmp_pa
 
     assert pipeline.info.run_name == "tiny · spicy-llama"
     assert pipeline.data.params == {"profile": "tiny", "finetune.lr": "0.5", "judge.seed": "1"}
-    # Those of the stages before it too, which DVC may have restored; later ones may be stale.
+    # Also results of earlier stages, which DVC may have restored; later ones may be stale.
     whole = pipeline.data.metrics
     assert {key: whole[key] for key in whole if not key.startswith("llama3-eval")} == {
         "pretrain/loss": 2.5,
@@ -130,7 +130,7 @@ def test_numbers_reach_the_store_at_the_root_not_in_the_copy(place: Path, tmp_pa
         ("pretrain: {}", "", "error: params.yaml: section 'finetune' is missing"),
     ],
 )
-def test_an_error_that_the_user_can_mend(place: Path, params: str, body: str, message: str) -> None:
+def test_an_error_that_the_user_can_fix(place: Path, params: str, body: str, message: str) -> None:
     (place / "params.yaml").write_text(params)
     process = start(place, body)
     out, err = process.communicate()
@@ -142,11 +142,11 @@ def test_an_error_that_the_user_can_mend(place: Path, params: str, body: str, me
     assert not (place / "metrics").exists()
 
 
-def test_what_yaml_1_1_means_otherwise_is_told_of_the_sections_of_the_stage(place: Path) -> None:
+def test_ambiguous_scalars_are_noted_in_the_sections_of_the_stage(place: Path) -> None:
     (place / "params.yaml").write_text("finetune: {lr: 1_0}\njudge: {seed: 017, cached: yes}\n")
     out, _ = start(place, "pass").communicate()
     assert re.findall("^warning: .* is read as .*", out, re.MULTILINE) == [
-        "warning: params.yaml: finetune.lr: 1_0 is read as 10, but YAML 1.2 knows no _ in numbers. "
+        "warning: params.yaml: finetune.lr: 1_0 is read as 10, but YAML 1.2 has no _ in numbers. "
         "Write 10"
     ]
 
@@ -166,7 +166,7 @@ def wait_until_it_runs(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_run_beside_the_first_is_refused_and_a_signal_ends_in_order(
+def test_a_second_run_at_the_same_time_is_refused_and_a_signal_ends_the_first_in_order(
     place: Path, heeding_ctrl_c: None, number: int
 ) -> None:
     first = start(place, "time.sleep(60)")
@@ -185,7 +185,7 @@ def test_a_second_run_beside_the_first_is_refused_and_a_signal_ends_in_order(
     assert third.returncode == 0
 
 
-def test_what_a_shell_lets_a_stage_ignore_stays_ignored(place: Path) -> None:
+def test_signals_that_a_shell_ignores_stay_ignored(place: Path) -> None:
     body = "import signal; print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN, flush=True)"
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = start(place, body)
@@ -194,7 +194,7 @@ def test_what_a_shell_lets_a_stage_ignore_stays_ignored(place: Path) -> None:
     assert "True\nin order\n" in out
 
 
-def test_experiments_in_copies_run_side_by_side(tmp_path: Path) -> None:
+def test_experiments_in_copies_run_at_the_same_time(tmp_path: Path) -> None:
     processes = []
     for name in ("copy1", "copy2"):
         (tmp_path / name).mkdir()

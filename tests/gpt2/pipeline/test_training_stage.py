@@ -7,7 +7,7 @@ import torch
 from gpt2.data.batch import Batch
 from gpt2.pipeline.stage import Run
 from gpt2.pipeline.training_stage import curves_figure, micro_batches, report
-from gpt2.tracking import NullTracker
+from gpt2.tracking.tracker import NullTracker
 from gpt2.training.trainer import History
 
 

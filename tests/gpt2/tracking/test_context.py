@@ -34,13 +34,13 @@ PARAMS = {"profile": "gpt2-124m", "finetune": {"lr": 5e-5, "model": {"layers": 1
         ({}, None, "finetune"),
     ],
 )
-def test_a_run_is_called_by_what_matters(
+def test_a_run_is_named_by_stage_parameter_and_profile(
     params: dict[str, object], highlight: str | None, name: str
 ) -> None:
     assert run_name("finetune", params, highlight) == name
 
 
-def test_a_pipeline_is_called_by_profile_and_experiment() -> None:
+def test_a_pipeline_is_named_by_profile_and_experiment() -> None:
     assert pipeline_name(PARAMS, "spicy-llama") == "gpt2-124m · spicy-llama"
     assert pipeline_name({}, "spicy-llama") == "spicy-llama"
 
@@ -93,15 +93,15 @@ def test_a_process_has_ended_once_it_is_gone() -> None:
         assert not has_ended(key)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert has_ended(key)  # still in the table of processes, for nobody has asked for its end
+        assert has_ended(key)  # a zombie: nobody has waited for it
     assert has_ended(key)
     host, pid, started = process_key(psutil.Process()).split()
-    assert has_ended(f"{host} {pid} {float(started) - 100}")  # its number is used again
+    assert has_ended(f"{host} {pid} {float(started) - 100}")  # its process id is reused
     assert not has_ended(f"elsewhere {pid} 1.0")
     assert not has_ended(None)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="shows what Linux shows of the clock")
+@pytest.mark.skipif(sys.platform != "linux", reason="imitates /proc/stat of Linux")
 def test_a_process_is_the_same_after_the_clock_was_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

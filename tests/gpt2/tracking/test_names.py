@@ -9,7 +9,7 @@ from mlflow.utils.validation import (
     _validate_tag_name,
 )
 
-from gpt2.tracking.names import mlflow_name, model_name, renamed, stored
+from gpt2.tracking.names import encodable, mlflow_name, model_name, renamed
 
 NAMES = {
     "val_loss": "val_loss",
@@ -45,7 +45,7 @@ def is_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_spelled_out_where_mlflow_refuses_them(name: str) -> None:
+def test_names_are_spelled_out_where_mlflow_rejects_them(name: str) -> None:
     assert mlflow_name(name) == NAMES[name]
     is_valid(NAMES[name])
 
@@ -59,7 +59,7 @@ def test_any_name_is_valid_and_no_two_are_the_same() -> None:
         new = mlflow_name(name)
         is_valid(new)
         assert seen.setdefault(new, name) == name
-        # What is spelled out already is another name.
+        # A name that looks spelled out is another name.
         assert (mlflow_name(new) == new) == (new == name)
 
     check()
@@ -87,5 +87,5 @@ def test_models_have_neither_slashes_nor_colons() -> None:
 
 
 def test_texts_have_an_encoding() -> None:
-    assert stored("ä\ud800") == "ä\\ud800"
-    assert stored(5e-05) == "5e-05"
+    assert encodable("ä\ud800") == "ä\\ud800"
+    assert encodable(5e-05) == "5e-05"

@@ -14,7 +14,7 @@ from benchmarks.measure import IMITATED
 from gpt2.core.device import Runtime
 from gpt2.core.processor import cores
 from gpt2.model.gpt2 import GPT2
-from gpt2.tracking import NullTracker
+from gpt2.tracking.tracker import NullTracker
 from gpt2.training import pace
 from gpt2.training.checkpoint import RunDirectory
 from gpt2.training.pace import SLOW, likely_cause

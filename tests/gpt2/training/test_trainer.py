@@ -23,7 +23,7 @@ from gpt2.data.batch import IGNORE_INDEX, Batch
 from gpt2.model.attention import keep_from_compiler
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.tracking import NullTracker
+from gpt2.tracking.tracker import NullTracker
 from gpt2.training.checkpoint import RunDirectory, SharedState
 from gpt2.training.flops import token_flops
 from gpt2.training.outliers import WINDOW

@@ -55,7 +55,7 @@ def one_line(text: object) -> str:
 
 def via_proxy(proxy: str | None) -> str:
     """Names the proxy in an error message, after the server's address."""
-    return f" (through the proxy {web.shown(proxy)})" if proxy else ""
+    return f" (through the proxy {web.without_password(proxy)})" if proxy else ""
 
 
 def error_of(status: int, message: str, headers: Mapping[str, str]) -> Exception:

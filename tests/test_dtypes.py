@@ -1,7 +1,7 @@
-"""What a processor would have to emulate is never computed, whatever the path.
+"""No path computes in a dtype that the device would have to emulate.
 
-Without native bfloat16 one product in it takes as long as fifty in float32, and Metal has no
-float64 at all.
+Without native bfloat16, a matrix product in it takes fifty times as long as in float32, and Metal
+has no float64 at all.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 BFLOAT16 = Runtime(torch.device("cpu"), torch.bfloat16)
 
 
-class Formats(TorchDispatchMode):
-    """Collects the number formats of all that operations read and write."""
+class Dtypes(TorchDispatchMode):
+    """Collects the dtypes that operations read and write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def ragged() -> Batch:
 
 
 def training(batch: Callable[[], Batch], optimizer: str, runtime: Runtime) -> Iterator[None]:
-    """Two steps: the first update has no momentum yet."""
+    """Two steps, as the first update has no momentum yet."""
     params = TrainParams(batch_size=3, lr=1e-3, optimizer=optimizer)
     model = GPT2(CONFIG).train()
     optimizers = make_optimizers(model, params, runtime.dtype)
@@ -90,28 +90,28 @@ PATHS: dict[str, Callable[[Runtime], Iterator[None]]] = {
 
 @pytest.mark.parametrize("path", PATHS)
 def test_in_float32_nothing_touches_bfloat16(path: str) -> None:
-    with Formats() as formats:
+    with Dtypes() as dtypes:
         list(PATHS[path](FLOAT32))
-    assert torch.float32 in formats.seen
-    assert formats.seen.keys() & {torch.bfloat16, torch.float16} == set()
+    assert torch.float32 in dtypes.seen
+    assert dtypes.seen.keys() & {torch.bfloat16, torch.float16} == set()
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_same_paths_are_seen_to_use_bfloat16_where_it_is_asked_for(path: str) -> None:
-    with Formats() as formats:
+def test_the_same_paths_use_bfloat16_if_it_is_chosen(path: str) -> None:
+    with Dtypes() as dtypes:
         list(PATHS[path](BFLOAT16))
-    assert torch.bfloat16 in formats.seen
+    assert torch.bfloat16 in dtypes.seen
 
 
 @pytest.mark.parametrize("path", [path for path in PATHS if "sampled" not in path])
 def test_nothing_touches_float64(path: str) -> None:
-    with Formats() as formats:
+    with Dtypes() as dtypes:
         list(PATHS[path](FLOAT32))
-    assert torch.float64 not in formats.seen
+    assert torch.float64 not in dtypes.seen
 
 
 def test_probabilities_become_float64_only_once_they_have_left_the_device() -> None:
     sampling = SamplingParams(max_new_tokens=1, temperature=0.8, top_k=5, top_p=0.9)
-    with Formats() as formats:
+    with Dtypes() as dtypes:
         next_token_probabilities(torch.randn(2, 96), sampling)
-    assert torch.float64 not in formats.seen
+    assert torch.float64 not in dtypes.seen
