@@ -28,7 +28,7 @@ class Check:
 
 
 def installed_version(name: str) -> str:
-    """The version of a distribution, without a local part such as ``+cpu``; empty: not installed."""
+    """A distribution's version, without a local part such as ``+cpu``; empty: not installed."""
     try:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:

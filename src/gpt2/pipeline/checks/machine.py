@@ -106,9 +106,7 @@ def disk(root: Path, needed: float) -> Check:
     """Free disk space for what a run adds."""
     free = shutil.disk_usage(root).free
     finding = f"{_size(free)} free, about {_size(needed)} needed"
-    return Check(
-        "disk", free >= needed, finding, "Free some space: dvc gc --workspace"
-    )
+    return Check("disk", free >= needed, finding, "Free some space: dvc gc --workspace")
 
 
 def memory(needed: float, devices: Sequence[DeviceParams]) -> Check:
