@@ -27,7 +27,7 @@ from gpt2.training.flops import (
 from gpt2.training.params import TrainParams
 
 FORWARD = 1 / 3
-"""The forward pass's share of the FLOPs of a training step: the backward pass takes twice as many."""
+"""The forward pass's share of a training step's FLOPs: the backward pass takes twice as many."""
 PROCESS = 600 * 2**20
 """Bytes of Python, torch, MLflow and all that they load by the first step; not in GPU memory."""
 SHAPES = 100 * 2**20
@@ -41,7 +41,7 @@ class Batches:
 
     steps: int
     tokens: float
-    """Tokens in all steps, padding included."""
+    """Tokens in all steps together."""
     in_memory: float
     """Most tokens of a micro-batch."""
     length: int
@@ -56,11 +56,8 @@ def parameters(config: GPT2Config) -> int:
     """Number of parameters: embeddings, blocks, the last norm, and an untied output layer."""
     C, V = config.n_embd, config.vocab_size
     outside_blocks = (V + config.context_length) * C + 2 * C
-    return (
-        outside_blocks
-        + config.n_layer * _block(config)
-        + (0 if config.tie_word_embeddings else V * C)
-    )
+    output_layer = 0 if config.tie_word_embeddings else V * C
+    return outside_blocks + config.n_layer * _block(config) + output_layer
 
 
 def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) -> float:
@@ -74,7 +71,7 @@ def training_flops(config: GPT2Config, params: TrainParams, batches: Batches) ->
 def training_seconds(
     config: GPT2Config, params: TrainParams, batches: Batches, speed: Speed, dtype: torch.dtype
 ) -> float:
-    """Seconds of training and evaluation on a machine of this speed; matrix products in ``dtype``."""
+    """Seconds of training and evaluation at this ``speed``, with matrix products in ``dtype``."""
     passes = math.ceil(params.batch_size / (params.micro_batch_size or params.batch_size))
     tokens = batches.tokens + batches.evaluated * FORWARD
     return steps_seconds(
@@ -108,7 +105,7 @@ def training_memory(
     optimizer = 8 * N - 4 * by_muon  # AdamW keeps two moments, Muon one
     copies = 2 * (matrices + config.vocab_size * C) if half else 0
     # Activations that a block keeps for the backward pass, per token: the inputs of two norms in
-    # float32, and the inputs of six products in their dtype (three of C, one of 3 C, two in the MLP).
+    # float32, and the inputs of six products in their dtype: 3 of C, 1 of 3 C, 2 in the MLP.
     block: float = tokens * (8 * C + size * (6 * C + 2 * config.mlp_width))
     if config.dropout:
         block += tokens * C * 2
@@ -135,7 +132,7 @@ def generation_memory(config: GPT2Config, rows: int, positions: int, runtime: Ru
 
 
 def measured_token_seconds(config: GPT2Config, rows: int, runtime: Runtime) -> float:
-    """Seconds to add one token to each of ``rows`` texts, extrapolated from one and three layers."""
+    """Seconds to add one token to each of ``rows`` texts, measured with one layer and three."""
     one, three = (_decoding(config, layers, rows, runtime) for layers in (1, 3))
     return one + (config.n_layer - 1) * max(0.0, three - one) / 2
 

@@ -110,7 +110,7 @@ def _own_files_are_no_outputs(
 def _every_split_has_records(instructions: InstructionsParams) -> Iterator[str]:
     for key in ("validation_fraction", "test_fraction"):
         if getattr(instructions, key) == 0:
-            yield f"instructions.{key}: 0 leaves no record for this split. Set it to 0.1, for example"
+            yield f"instructions.{key}: 0 leaves no record for this split. Try 0.1"
 
 
 def _base_model_is_made(finetune: FinetuneParams, gpt2_weights: Gpt2WeightsParams) -> Iterator[str]:
@@ -197,8 +197,8 @@ def _controls_are_among_the_items(llama3_eval: LlamaEvalParams) -> Iterator[str]
 def _replies_fit(llama3_eval: LlamaEvalParams) -> Iterator[str]:
     if llama3_eval.max_tokens >= llama3_eval.n_ctx:
         yield (
-            f"llama3_eval.max_tokens: {llama3_eval.max_tokens} leaves no room for a prompt in n_ctx "
-            f"= {llama3_eval.n_ctx}"
+            f"llama3_eval.max_tokens: {llama3_eval.max_tokens} leaves no room for a prompt in "
+            f"n_ctx = {llama3_eval.n_ctx}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What is foretold of a profile, against what its stages then really do."""
+"""Estimates of a profile, compared with what its stages really do."""
 
 import json
 from functools import partial
@@ -8,13 +8,20 @@ import pytest
 
 from gpt2.core import files
 from gpt2.core.yaml_files import load_yaml
-from gpt2.data.instructions import InstructionBatches, collate, encode, load_records, prompt
+from gpt2.data.instructions import (
+    InstructionBatches,
+    choose_records,
+    collate,
+    encode,
+    load_records,
+    prompt,
+)
 from gpt2.data.sources import package_docs
 from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
 from gpt2.evaluation.responses import choose_records as choose_test_records
-from gpt2.pipeline.doctor import Needs
+from gpt2.pipeline.needs import Needs, needs_of
 from gpt2.pipeline.plan import (
     CHARACTERS_PER_SECOND,
     LIGHT_SECONDS,
@@ -24,7 +31,6 @@ from gpt2.pipeline.plan import (
 )
 from gpt2.pipeline.schemas import read
 from scripts.deps import ROOT
-from stages.finetune import choose_records
 from tests import yaml12
 from tests.hugging_face import write_checkpoint
 
@@ -80,7 +86,8 @@ def test_what_is_there_is_counted(root: Path) -> None:
 
     params, records = sections.finetune, load_records(root / "data/raw/instructions.jsonl")
     tokenizer, train = Tokenizer.load(root / "data/tokenizer"), []
-    for record in choose_records(records, params):
+    limits = params.train_records or {}
+    for record in choose_records(records, limits, params.max_validation_records, params.seed):
         example, _ = encode(record, tokenizer, 128, params.too_long)
         if record.split == "train" and example:
             train.append(example)
@@ -104,7 +111,7 @@ def test_it_is_said_where_answers_outgrow_the_context(root: Path, tmp_path: Path
         path = tmp_path / "params.yaml"
         path.write_text(yaml12.dumps(values))
         basis = planned(path, root)["generate-responses"].basis
-        assert ("tokens beyond the context take far longer" in basis) == said
+        assert ("tokens beyond the context take much longer" in basis) == said
 
 
 def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -> None:
@@ -155,7 +162,7 @@ def test_documentation_that_is_read_takes_time_before_it_is_there(tmp_path: Path
     rows = planned(path, tmp_path)
     size = package_docs.source_bytes(["numpy", "pyarrow"])
     assert rows["download"].seconds == LIGHT_SECONDS + size / SOURCE_BYTES_PER_SECOND
-    assert f"{size / 1e6:,.0f} MB of sources" in rows["download"].basis
+    assert f"{size / 1e6:,.0f} MB of source code" in rows["download"].basis
 
     values = load_yaml(path)
     values["corpus"]["packages"] = ["numpy", "no-such-package"]
@@ -185,13 +192,13 @@ def test_a_state_for_more_steps_takes_disk(tmp_path: Path) -> None:
         values["pretrain"]["min_lr_fraction"] = fraction
         path = tmp_path / "params.yaml"
         path.write_text(yaml12.dumps(values))
-        disk.append(Plan(path, read(path), tmp_path, timed=False).needs().disk)
+        disk.append(needs_of(Plan(path, read(path), tmp_path, timed=False)).disk)
     assert disk[0] - disk[1] == pytest.approx(12 * 124_439_808)
 
 
 def test_a_profile_needs_what_it_has_not_got(root: Path, tmp_path: Path) -> None:
     def needs(path: Path, place: Path) -> Needs:
-        return Plan(path, read(path), place, timed=False).needs()
+        return needs_of(Plan(path, read(path), place, timed=False))
 
     smoke = root / "params.yaml"
     assert needs(smoke, root).wheels == []
