@@ -1,4 +1,4 @@
-"""The page itself: everything in one file, readable without a network and without JavaScript."""
+"""The page: one HTML file that needs neither a network nor JavaScript."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,12 +23,14 @@ def render(
     machine: Machine,
     now: datetime,
 ) -> str:
-    """The report as HTML. The same arguments give the same text.
+    """The report as HTML, a pure function of its arguments. All texts are escaped.
 
-    ``scores`` are by measure and item, ``params`` by dotted key; ``against`` is the comparison with
-    the previous run, None where there was none. Texts of models are escaped like all others.
+    Args:
+        scores: by measure and item key, from `item_scores`.
+        params: by dotted key.
+        against: the comparison with the previous run, if there is one.
     """
-    # jinja2 is here already, pinned, as a dependency of torch.
+    # jinja2 is a dependency of torch.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -85,7 +85,7 @@ def test_everything_wrong_is_told_at_once(
         (
             "pretrain.model.context_length",
             16,
-            "pretrain.model.context_length: 16, but the template",
+            "pretrain.model.context_length: 16, but the",
         ),
         ("llama3_eval.max_tokens", 2048, "llama3_eval.max_tokens: 2048 leaves no room"),
         ("corpus", {"source": "file", "path": "data/raw/corpus"}, "corpus.path: data/raw/corpus: "),
