@@ -58,7 +58,7 @@ Exit status:
   1    failure; the message says why and what to do
   2    wrong usage
   130  interrupted by Ctrl-C
-  141  the reader of the output has closed it
+  141  nothing reads standard output any more
   143  terminated by SIGTERM
 
 To complete commands and options with the tab key (zsh and fish work the same way):

@@ -97,10 +97,10 @@ Examples:
 def import_(
     checkpoint: Path, output: Path, tokenizer: Path | None, gelu: Literal["exact", "tanh"]
 ) -> None:
-    """Convert a nanoGPT or llm.c checkpoint to a model directory, and verify it.
+    """Convert a nanoGPT or llm.c checkpoint.
 
-    To verify it, the logits of the new model are compared with logits computed directly from the
-    checkpoint's tensors. No code in the checkpoint is executed.
+    The result is a model directory. It is verified: its logits are compared with logits computed
+    directly from the checkpoint's tensors. No code in the checkpoint is executed.
     """
     from gpt2.inference.importing import directory
 
@@ -134,7 +134,7 @@ Examples:
 )
 @device_options
 def package(model_dir: Path, output: Path, device: str, dtype: str) -> None:
-    """Package a model as an MLflow model, for `mlflow models serve`."""
+    """Package a model for `mlflow models serve`."""
     from gpt2.inference import serving
 
     serving.package(model_dir, output, device_params(device, dtype))
@@ -158,16 +158,16 @@ Request (instruction and input instead of prompt are formatted as in finetuning)
 @click.option(
     "--host",
     default="127.0.0.1",
-    help="Address to listen on. There is no authentication: other machines can use the model, too.",
+    help="Address to listen on. Requests need no password: whoever reaches it can use the model.",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes any free port."
 )
 @device_options
 def serve(model_dir: Path, host: str, port: int, device: str, dtype: str) -> None:
-    """Serve a model over HTTP until Ctrl-C, with the API of `mlflow models serve`.
+    """Serve a model over HTTP until Ctrl-C.
 
-    POST /invocations takes records with a prompt, or with an instruction and an optional input. The
+    The API is that of `mlflow models serve`. POST /invocations takes records with a prompt, or with an instruction and an optional input. The
     options of gpt2 generate can be given as params (max_new_tokens, temperature, stop: a list,
     ...). GET /ping reports whether the server is up.
     """

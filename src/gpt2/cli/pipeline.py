@@ -50,9 +50,9 @@ Examples:
 @click.option("--estimates/--no-estimates", default=True, help="Estimate what each stage takes.")
 @click.option("--brief", is_flag=True, help="Print only the estimated time of all stages together.")
 def validate(files: Sequence[Path], estimates: bool, brief: bool) -> None:
-    """Check params.yaml or other parameter files, and estimate what a run takes.
+    """Check parameter files, and estimate a run.
 
-    All problems of a file are reported at once. The estimates of each stage (model parameters,
+    All problems of a file are reported at once; by default, of params.yaml. The estimates of each stage (model parameters,
     tokens, peak memory and time) are rough and say what they are based on. This machine is measured
     for a second or two; times assume that it does nothing else.
     """
@@ -95,9 +95,9 @@ Examples:
     help="Parameter file or profile to check the machine for.",
 )
 def doctor(path: Path) -> None:
-    """Check whether this machine can run the pipeline, and say how to fix problems.
+    """Check whether this machine can run the pipeline.
 
-    "absent" marks what is missing but not needed. The exit status is 1 if anything that the
+    Each problem comes with what to do about it. "absent" marks what is missing but not needed. The exit status is 1 if anything that the
     profile needs does not work.
     """
     from gpt2.pipeline import schemas
