@@ -167,9 +167,9 @@ Request (instruction and input instead of prompt are formatted as in finetuning)
 def serve(model_dir: Path, host: str, port: int, device: str, dtype: str) -> None:
     """Serve a model over HTTP until Ctrl-C.
 
-    The API is that of `mlflow models serve`. POST /invocations takes records with a prompt, or with an instruction and an optional input. The
-    options of gpt2 generate can be given as params (max_new_tokens, temperature, stop: a list,
-    ...). GET /ping reports whether the server is up.
+    The API is that of `mlflow models serve`. POST /invocations takes records with a prompt, or with
+    an instruction and an optional input. The options of gpt2 generate can be given as params
+    (max_new_tokens, temperature, stop: a list, ...). GET /ping reports whether the server is up.
     """
     from gpt2.inference import serving
 

@@ -52,9 +52,10 @@ Examples:
 def validate(files: Sequence[Path], estimates: bool, brief: bool) -> None:
     """Check parameter files, and estimate a run.
 
-    All problems of a file are reported at once; by default, of params.yaml. The estimates of each stage (model parameters,
-    tokens, peak memory and time) are rough and say what they are based on. This machine is measured
-    for a second or two; times assume that it does nothing else.
+    Without arguments, the file is params.yaml. All problems of a file are reported at once. The
+    estimates of each stage (model parameters, tokens, peak memory and time) are rough and say what
+    they are based on. This machine is measured for a second or two; times assume that it does
+    nothing else.
     """
     from gpt2.pipeline import schemas
     from gpt2.pipeline.checks.machine import processor
@@ -97,8 +98,8 @@ Examples:
 def doctor(path: Path) -> None:
     """Check whether this machine can run the pipeline.
 
-    Each problem comes with what to do about it. "absent" marks what is missing but not needed. The exit status is 1 if anything that the
-    profile needs does not work.
+    Each problem comes with what to do about it. "absent" marks what is missing but not needed. The
+    exit status is 1 if anything that the profile needs does not work.
     """
     from gpt2.pipeline import schemas
     from gpt2.pipeline.checks.check import Check
