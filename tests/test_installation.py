@@ -13,23 +13,24 @@ from pathlib import Path
 import pytest
 
 from scripts.deps import ROOT
-from tests.our_model import write_our_model
+from tests.hugging_face import write_checkpoint
 
 CPU = ("--device", "cpu", "--dtype", "float32")
 
 
-def run(*command: object, cwd: Path, check: bool = True, **settings: str) -> str:
-    """What a program prints on standard output and standard error."""
+def run(*command: object, cwd: Path, status: int = 0, **settings: str) -> str:
+    """What a program prints on standard output and standard error until it ends with ``status``."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
+    done = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
         env={**environment, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=check,
-    ).stdout.strip()
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout.strip()
 
 
 def pip(*arguments: object, cwd: Path) -> str:
@@ -80,8 +81,9 @@ def gpt2(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    text = "Say it.\nIt is said, Voilà."
-    return write_our_model(tmp_path_factory.mktemp("model"), text, context_length=256, seed=1)
+    directory = tmp_path_factory.mktemp("model")
+    write_checkpoint(directory, n_positions=512)
+    return directory
 
 
 def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
@@ -146,7 +148,7 @@ def test_a_server_works_anywhere(gpt2: Path, model: Path, tmp_path: Path) -> Non
 def test_commands_about_the_pipeline_say_that_they_need_it(
     gpt2: Path, tmp_path: Path, command: str
 ) -> None:
-    shown = run(gpt2, command, cwd=tmp_path, check=False)
+    shown = run(gpt2, command, cwd=tmp_path, status=1)
     assert shown == (
         "error: no params.yaml here. Run this command in the repository of the pipeline, or name a "
         "parameter file"
