@@ -103,6 +103,7 @@ def import_(
     directly from the checkpoint's tensors. No code in the checkpoint is executed.
     """
     from gpt2.inference.importing import directory
+    from gpt2.inference.text_model import PROMPT
 
     proof = directory.import_checkpoint(
         *(checkpoint, output, tokenizer),
@@ -113,7 +114,7 @@ def import_(
         f"wrote {output}: {proof.program}, {proof.parameters:,} parameters\n"
         f"its logits after {proof.n_tokens} tokens are those of the file's own tensors (largest "
         f"difference: {proof.difference:.1e} of the largest logit)\n"
-        f"{directory.PROMPT}{proof.continuation}",
+        f"{PROMPT}{proof.continuation}",
         err=True,
     )
 
