@@ -143,7 +143,7 @@ def test_the_path_is_the_last_line_and_the_first_report_has_nothing_to_compare_w
     assert [path.name for path in PAGE.parent.iterdir()] == ["report.html"]
 
 
-def test_the_judge_decides_what_is_said_and_by_what_answers_are_ranked(place):
+def test_a_trusted_judge_changes_the_headline_and_the_ranking(place):
     small_run.write_run(place)
     page = sections()
     assert "The judge’s score, 61.7 of 100, is not trusted" in page["header"]
@@ -160,7 +160,7 @@ def test_the_judge_decides_what_is_said_and_by_what_answers_are_ranked(place):
     assert f"{best:.1f} judge" in page["extremes"]
 
 
-def test_text_of_models_is_inert_and_whole(place):
+def test_text_of_models_is_escaped_and_complete(place):
     small_run.write_run(place)
     evil = "<script>alert(1)</script> {{ 7 * 7 }} </p></main> \"' onload=x & é 漢字 \u202eabc"
     rows = small_run.responses()
@@ -180,7 +180,7 @@ def test_text_of_models_is_inert_and_whole(place):
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
-def test_the_page_is_whole_in_itself(place):
+def test_the_page_loads_nothing(place):
     small_run.write_run(place)
     sections()
     html = PAGE.read_text(encoding="utf-8")
@@ -214,13 +214,13 @@ def test_the_page_is_whole_in_itself(place):
         ("plots/pretrain.csv", "learning", "Not available yet: the curve"),
     ],
 )
-def test_what_is_missing_is_said_in_its_section(place, missing, section, words):
+def test_missing_files_are_mentioned_in_their_section(place, missing, section, words):
     small_run.write_run(place)
     (place / missing).unlink()
     assert words in sections()[section]
 
 
-def test_after_the_first_stage_there_is_a_report_already(place):
+def test_a_report_after_the_first_stage(place):
     small_run.write_run(place)
     for path in [*place.glob("plots/*"), *place.glob("data/*/manifest.json")]:
         path.unlink()
@@ -252,7 +252,7 @@ def test_without_any_output_the_error_says_what_to_do(place):
         ("data/responses/responses.jsonl", "{}", "damaged"),
     ],
 )
-def test_damaged_input_is_named_and_leaves_the_old_page(place, path, content, message):
+def test_damaged_input_is_named_and_the_old_page_is_kept(place, path, content, message):
     small_run.write_run(place)
     sections()
     before = PAGE.read_bytes()
@@ -291,7 +291,7 @@ def test_a_second_run_is_compared_with_the_first(place):
     assert max(path.stat().st_size for path in snapshots) < 10_000
 
 
-def test_other_records_and_another_judge_are_said_to_be_so(place):
+def test_other_records_and_another_judge_are_pointed_out(place):
     small_run.write_run(place)
     sections()
     rows = [row | {"input": f"def g{row['id']}()"} for row in small_run.responses()[:30]]
@@ -332,7 +332,7 @@ def test_a_fixed_time_gives_the_same_page(place):
     assert "0123456789ab , with uncommitted changes" in header
 
 
-def test_snapshots_lie_in_the_repository_even_if_the_stage_runs_in_a_copy(place, monkeypatch):
+def test_snapshots_are_in_the_repository_even_if_the_stage_runs_in_a_copy(place, monkeypatch):
     repository, copy = place / "repository", place / "copy"
     small_run.write_run(copy)
     repository.mkdir()

@@ -51,7 +51,7 @@ def endless(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def foreign(smiling: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What transformers writes, with its own tokenizer file and nothing of ours."""
+    """A directory as transformers writes it, with its own tokenizer file."""
     directory = tmp_path_factory.mktemp("foreign")
     torch.manual_seed(3)
     ends = {"bos_token_id": 329, "eos_token_id": 329}

@@ -1,4 +1,4 @@
-"""`export`, and what is said of directories that hold no model."""
+"""`export`, and the errors for directories without a model."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def test_export_writes_a_gguf_file_and_a_modelfile(smiling, tmp_path):
     "command", [["generate", "--prompt", "a"], ["chat"], ["export", "--to", "gguf"]]
 )
 @pytest.mark.parametrize("missing", [None, "config.json", "model.safetensors", "vocab.json"])
-def test_a_directory_that_is_no_model_is_named(smiling, tmp_path, command, missing):
+def test_a_directory_without_a_model_is_named(smiling, tmp_path, command, missing):
     directory = tmp_path / "model"
     if missing:
         ignored = shutil.ignore_patterns(missing, "manifest.json")

@@ -32,17 +32,17 @@ def peers_continuation(directory: Path, text: str, new: int, **settings: object)
 
 
 @pytest.mark.parametrize("text", [ASKED, ASKED + "Voilà 🙂", ""])
-def test_a_greedy_continuation_of_our_model_is_that_of_transformers(smiling, text):
-    ours = generate(smiling, "--prompt", text, "--max-new-tokens", 50)
-    assert ours == peers_continuation(smiling, text, 50)
-    assert not text or text + ours == ASKED + ANSWER
+def test_a_greedy_continuation_is_that_of_transformers(smiling, text):
+    continuation = generate(smiling, "--prompt", text, "--max-new-tokens", 50)
+    assert continuation == peers_continuation(smiling, text, 50)
+    assert not text or text + continuation == ASKED + ANSWER
 
 
 @pytest.mark.parametrize("text", ["Smile", "It's 🙂", ""])
 def test_a_greedy_continuation_of_a_foreign_model_is_that_of_transformers(foreign, text):
-    ours = generate(foreign, "--prompt", text, "--max-new-tokens", 40)
-    assert ours == peers_continuation(foreign, text, 40)
-    assert ours
+    continuation = generate(foreign, "--prompt", text, "--max-new-tokens", 40)
+    assert continuation == peers_continuation(foreign, text, 40)
+    assert continuation
 
 
 def written_by_transformers(
@@ -68,7 +68,7 @@ def with_markers(tokenizer: GPT2Tokenizer) -> GPT2Tokenizer:
     return tokenizer
 
 
-MODELS_OF_OTHERS: dict[str, tuple[Callable[[GPT2Tokenizer], GPT2Tokenizer], dict[str, Any]]] = {
+IMPORTED_MODELS: dict[str, tuple[Callable[[GPT2Tokenizer], GPT2Tokenizer], dict[str, Any]]] = {
     "added tokens": (with_markers, {}),
     "an end that is none": (with_markers, {"eos_token_id": 50256, "bos_token_id": 50256}),
     "trained anew": (lambda t: t.train_new_from_iterator([ASKED] * 2, 320), {}),
@@ -80,9 +80,9 @@ MODELS_OF_OTHERS: dict[str, tuple[Callable[[GPT2Tokenizer], GPT2Tokenizer], dict
 }
 
 
-@pytest.mark.parametrize("name", MODELS_OF_OTHERS)
-def test_models_of_others_are_continued_as_by_transformers(smiling, tmp_path, name):
-    change, config = MODELS_OF_OTHERS[name]
+@pytest.mark.parametrize("name", IMPORTED_MODELS)
+def test_imported_models_are_continued_as_by_transformers(smiling, tmp_path, name):
+    change, config = IMPORTED_MODELS[name]
     directory = written_by_transformers(smiling, tmp_path, change, **config)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     peer = GPT2LMHeadModel.from_pretrained(directory).eval()
@@ -94,9 +94,9 @@ def test_models_of_others_are_continued_as_by_transformers(smiling, tmp_path, na
     )
     new = out[0, ids["input_ids"].shape[1] :].tolist()
     new = new[: new.index(end)] if end in new else new
-    ours = generate(directory, "--prompt", text, "--max-new-tokens", 20)
-    # What only fills the vocabulary up is nothing to them, U+FFFD to us.
-    assert ours.replace("\ufffd", "") == tokenizer.decode(new).replace("\ufffd", "")
+    continuation = generate(directory, "--prompt", text, "--max-new-tokens", 20)
+    # Padding entries of the vocabulary are empty in transformers, U+FFFD here.
+    assert continuation.replace("\ufffd", "") == tokenizer.decode(new).replace("\ufffd", "")
     output = ["--to", "gguf", "--output", tmp_path / "model.gguf"]
     result = run("export", "--model", directory, *output)
     assert result.exit_code == (1 if name == "exact GELU" else 0), result.stderr
@@ -113,8 +113,8 @@ def test_the_same_seed_gives_the_same_text(foreign):
 
 def test_the_prompt_comes_from_standard_input_as_it_is(smiling):
     assert generate(smiling, "--prompt", "-", stdin=ASKED) == ANSWER
-    ours = generate(smiling, "--prompt", "-", "--max-new-tokens", 9, stdin="Smile.\r\n")
-    assert ours == generate(smiling, "--prompt", "Smile.\r\n", "--max-new-tokens", 9)
+    continuation = generate(smiling, "--prompt", "-", "--max-new-tokens", 9, stdin="Smile.\r\n")
+    assert continuation == generate(smiling, "--prompt", "Smile.\r\n", "--max-new-tokens", 9)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_chat_answers_each_line_that_is_piped_and_skips_empty_ones(smiling, text
 
 
 @pytest.mark.parametrize("text", ["", "\n", " \n\n\t"])
-def test_chat_has_nothing_to_say_to_nothing(smiling, text):
+def test_chat_without_instructions_prints_nothing(smiling, text):
     result = run("chat", "--model", smiling, *FLOAT32, stdin=text)
     assert (result.exit_code, result.output) == (0, "")
 
@@ -144,21 +144,21 @@ def test_chat_has_nothing_to_say_to_nothing(smiling, text):
     [
         (["aï"], "Voilà 🙂: naï"),
         (["Ω.", "never there", "!\n"], ANSWER.removesuffix("Ω")),
-        (["\nV", "🙂"], "V"),  # it began in the prompt
+        (["\nV", "🙂"], "V"),  # begins in the prompt
         (["👩‍👩‍👧!", "文"], "Voilà 🙂: naïve 中文"),
         (["never there"], ANSWER),
     ],
 )
 def test_stop_strings_end_a_text_where_transformers_ends_it(smiling, stop, expected):
     options = [part for text in stop for part in ("--stop", text)]
-    ours = generate(smiling, "--prompt", ASKED, "--max-new-tokens", 60, *options)
+    continuation = generate(smiling, "--prompt", ASKED, "--max-new-tokens", 60, *options)
     settings = {"stop_strings": stop, "tokenizer": AutoTokenizer.from_pretrained(smiling)}
-    assert ours == peers_continuation(smiling, ASKED, 60, **settings)
-    assert ours == expected
+    assert continuation == peers_continuation(smiling, ASKED, 60, **settings)
+    assert continuation == expected
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
-def test_several_texts_are_drawn_each_by_itself(foreign, command):
+def test_several_texts_are_sampled_independently(foreign, command):
     sampling = ("--temperature", 1.2, "--max-new-tokens", 8, "--seed", 3, *FLOAT32)
     sampling += ("--min-p", 0.02, "--repetition-penalty", 1.2, "--stop", "never there")
     ask = ("--prompt", "Smile") if command == "generate" else ()
@@ -188,7 +188,7 @@ def test_no_temperature_is_too_extreme(foreign, dtype, temperature, rest):
 
 @torch.no_grad()
 def plain_loop(directory: Path, text: str, new: int) -> str:
-    """The tutorial's: the model sees the last tokens that fit its context."""
+    """The tutorial's loop: the model sees the last tokens that fit its context."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     peer = GPT2LMHeadModel.from_pretrained(directory).eval()
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
@@ -227,14 +227,14 @@ def test_beyond_the_context_the_window_slides(foreign, text):
         (["generate", "--prompt", "", "--stop", ""], None, "error: options.stop.0: "),
     ],
 )
-def test_what_cannot_be_continued_is_one_message(smiling, arguments, stdin, message):
+def test_an_error_is_one_message(smiling, arguments, stdin, message):
     command, *options = arguments
     result = run(command, "--model", smiling, *options, stdin=stdin)
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(f"{message}.*\n", result.stderr)
 
 
-def test_characters_arrive_whole_and_as_they_come(smiling):
+def test_characters_arrive_complete_and_as_they_are_generated(smiling):
     process = start("generate", "--model", smiling, "--prompt", ASKED, **PIPES)
     parts = []
     while part := os.read(process.stdout.fileno(), 1 << 16):
@@ -263,26 +263,24 @@ def test_ctrl_c_stops_the_answer_and_between_answers_the_program(endless):
 
 @pytest.mark.parametrize("end", [b"\x04", b"\n"])
 def test_chat_on_a_terminal_asks_and_survives_a_long_instruction(smiling, end):
-    ours, theirs = pty.openpty()
-    process = start(
-        "chat", "--model", smiling, "--strict", stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
+    terminal, child = pty.openpty()
+    process = start("chat", "--model", smiling, "--strict", stdin=child, stdout=child, stderr=child)
+    os.close(child)
     shown = ""
 
     def wait_for(text: str) -> None:
         nonlocal shown
         while text not in shown:
-            shown += os.read(ours, 1 << 16).decode()
+            shown += os.read(terminal, 1 << 16).decode()
         shown = shown.partition(text)[2]
 
     wait_for("> ")
-    os.write(ours, b"a " * 200 + b"\n")
+    os.write(terminal, b"a " * 200 + b"\n")
     wait_for("error: the prompt has ")
     wait_for("> ")
-    os.write(ours, b"Smile.\n")
+    os.write(terminal, b"Smile.\n")
     wait_for(ANSWER.replace("\n", "\r\n"))
     wait_for("> ")
-    os.write(ours, end)
+    os.write(terminal, end)
     assert process.wait() == 0
-    os.close(ours)
+    os.close(terminal)

@@ -29,7 +29,7 @@ def needs(root: Path, **changes: object) -> Needs:
     return Needs(**values)  # type: ignore[arg-type]  # each is what its name says
 
 
-def test_an_examination_has_a_line_for_everything(tmp_path: Path, nobody: str) -> None:
+def test_every_check_has_a_line(tmp_path: Path, nobody: str) -> None:
     names = [check.name for check in examine(tmp_path, None)]
     alone = ["Python", "packages", "processor", "GPU", "C++ compiler", "git", "dvc", "MLflow"]
     assert names == alone

@@ -76,7 +76,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_what_is_there_is_counted(root: Path) -> None:
+def test_existing_outputs_are_counted(root: Path) -> None:
     rows, sections = planned(root / "params.yaml", root), read(root / "params.yaml")
     assert rows["tokenize"].tokens == 1000
     assert rows["tokenize"].basis == "8,000,000 characters"
@@ -104,7 +104,7 @@ def test_what_is_there_is_counted(root: Path) -> None:
     assert rows["generate-responses"].tokens == 2 * len(asked) * generation.max_new_tokens
 
 
-def test_it_is_said_where_answers_outgrow_the_context(root: Path, tmp_path: Path) -> None:
+def test_answers_beyond_the_context_are_pointed_out(root: Path, tmp_path: Path) -> None:
     values = load_yaml(root / "params.yaml")
     for new, said in ((1, False), (500, True)):
         values["generate_responses"]["max_new_tokens"] = new
@@ -114,7 +114,7 @@ def test_it_is_said_where_answers_outgrow_the_context(root: Path, tmp_path: Path
         assert ("tokens beyond the context take much longer" in basis) == said
 
 
-def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -> None:
+def test_outputs_of_other_parameters_are_not_counted(root: Path, tmp_path: Path) -> None:
     values = load_yaml(root / "params.yaml")
     values["instructions"]["limit"] = 200
     values["tokenize"]["seed"] = 5
@@ -127,7 +127,7 @@ def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -
     assert "assumed: 127 tokens" in rows["finetune"].basis
 
 
-def test_what_nothing_tells_stays_open(tmp_path: Path) -> None:
+def test_unknown_values_stay_empty(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "smoke.yaml")
     values["instructions"] = {"source": "file", "path": "own.json"}
     values["corpus"] = {"source": "file", "path": "own.txt"}
@@ -140,7 +140,7 @@ def test_what_nothing_tells_stays_open(tmp_path: Path) -> None:
         assert rows[stage].basis
 
 
-def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unavailable_device(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "smoke.yaml")
     values["pretrain"]["device"] = "mps"
     path = tmp_path / "params.yaml"
@@ -150,14 +150,14 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert "mps is not available" in row.basis
 
 
-def test_the_times_are_measured_here(tmp_path: Path) -> None:
+def test_times_are_measured_on_this_machine(tmp_path: Path) -> None:
     path = ROOT / "profiles" / "smoke.yaml"
     rows = {row.stage: row for row in Plan(path, read(path), tmp_path).estimates()}
     for stage in ("pretrain", "finetune", "generate-responses", "llama3-eval"):
         assert 3 < (rows[stage].seconds or 0) < 600
 
 
-def test_documentation_that_is_read_takes_time_before_it_is_there(tmp_path: Path) -> None:
+def test_reading_documentation_takes_time(tmp_path: Path) -> None:
     path = ROOT / "profiles" / "smoke.yaml"
     rows = planned(path, tmp_path)
     size = package_docs.source_bytes(["numpy", "pyarrow"])
@@ -185,7 +185,7 @@ def test_initial_weights_bring_their_vocabulary(tmp_path: Path) -> None:
     assert planned(path, tmp_path)["pretrain"].parameters == peer.num_parameters()
 
 
-def test_a_state_for_more_steps_takes_disk(tmp_path: Path) -> None:
+def test_a_state_for_continuing_takes_disk_space(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "gpt2-124m.yaml")
     disk = []
     for fraction in (1.0, 0.1):
@@ -196,7 +196,7 @@ def test_a_state_for_more_steps_takes_disk(tmp_path: Path) -> None:
     assert disk[0] - disk[1] == pytest.approx(12 * 124_439_808)
 
 
-def test_a_profile_needs_what_it_has_not_got(root: Path, tmp_path: Path) -> None:
+def test_a_profile_needs_only_missing_outputs(root: Path, tmp_path: Path) -> None:
     def needs(path: Path, place: Path) -> Needs:
         return needs_of(Plan(path, read(path), place, timed=False))
 

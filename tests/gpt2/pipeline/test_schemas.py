@@ -45,7 +45,7 @@ def test_a_good_file_gives_its_sections(values: Values, written: Callable[[Value
     assert list(sections._fields) == list(schemas.SCHEMAS) == list(values)
 
 
-def test_everything_wrong_is_told_at_once(
+def test_all_problems_are_reported_at_once(
     values: Values, written: Callable[[Values], Path]
 ) -> None:
     del values["judge"]
@@ -133,7 +133,7 @@ def test_initial_weights_that_contradict_other_sections(
     assert len(problems(written(values))) == 1
 
 
-def test_what_is_no_parameter_file(tmp_path: Path) -> None:
+def test_files_that_are_not_parameter_files(tmp_path: Path) -> None:
     for content in (None, b"- a list\n", b"\xff", b"a: [\n"):
         path = tmp_path / "params.yaml"
         if content is not None:

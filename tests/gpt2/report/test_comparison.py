@@ -70,7 +70,7 @@ def test_the_unpaired_interval_is_as_wide_as_theory_says():
     assert found.mean - found.low == pytest.approx(half, rel=0.1)
 
 
-def test_items_without_a_score_stay_out_of_the_pairs():
+def test_items_without_a_score_are_not_paired():
     now = {**BEFORE, ITEMS[0]: None}
     change = score_change("judge", BEFORE, now)
     assert change
@@ -79,7 +79,7 @@ def test_items_without_a_score_stay_out_of_the_pairs():
     assert score_change("judge", BEFORE, dict.fromkeys(ITEMS)) is None
 
 
-def test_scores_of_another_judge_do_not_compare_but_chrf_does():
+def test_scores_of_another_judge_are_not_compared_but_chrf_is():
     other = snapshot(judge={"judge": "a", "temperature": 0.5})
     found = compare(snapshot(), other)
     assert found.other_judge
@@ -113,5 +113,5 @@ def test_changes_are_new_gone_or_different_and_null_is_a_value():
         ("finetune.val_loss", NONE, 2.0, None),
     ],
 )
-def test_better_is_said_only_where_there_is_a_better(key, before, now, better):
+def test_only_some_metrics_have_a_better_direction(key, before, now, better):
     assert Change(key, before, now).better is better

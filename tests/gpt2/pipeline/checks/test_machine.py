@@ -38,7 +38,9 @@ def test_the_machine() -> None:
     assert check.verdict == "works" or "mps is not available" in check.remedy
 
 
-def test_a_busy_and_a_smaller_machine_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_and_a_capability_limit_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
@@ -51,7 +53,7 @@ def test_a_busy_and_a_smaller_machine_say_so(monkeypatch: pytest.MonkeyPatch) ->
     assert re.search(r"; other processes use \d+\.\d core\(s\)", finding)
 
 
-def test_a_compiler_only_counts_where_it_is_wanted(
+def test_a_compiler_is_needed_only_for_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -61,7 +63,7 @@ def test_a_compiler_only_counts_where_it_is_wanted(
     assert machine.compiler(needed=True).verdict == "works"
 
 
-def test_room_on_the_disk_and_in_memory(tmp_path: Path) -> None:
+def test_disk_and_memory(tmp_path: Path) -> None:
     for needed, works in ((1.0, True), (1e18, False)):
         assert machine.disk(tmp_path, needed).works == works
         assert machine.memory(needed, [DeviceParams()]).works == works

@@ -44,7 +44,7 @@ def test_dvc_must_run_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_store_of_mlflow(tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert project.mlflow(tmp_path).works
-    assert not list(tmp_path.iterdir())  # nothing was made
+    assert not list(tmp_path.iterdir())  # nothing was created
     sqlite3.connect(tmp_path / "mlflow.db").close()
     assert project.mlflow(tmp_path).works
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)

@@ -50,7 +50,7 @@ def test_ollama_and_its_model(tmp_path: Path, model: str, verdict: str, words: s
     assert words in check.remedy
 
 
-def test_judges_that_are_not_there(tmp_path: Path, nobody: str) -> None:
+def test_unavailable_judges(tmp_path: Path, nobody: str) -> None:
     ollama = OllamaParams(backend="ollama", host=nobody)
     assert "Start it: ollama serve" in sources.judge(ollama, EVALUATION, tmp_path).remedy
     ollama = OllamaParams(backend="ollama", host="ftp://x")
