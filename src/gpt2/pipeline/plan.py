@@ -232,7 +232,7 @@ class Plan:
             return Estimate(stage, tokens=tokens, basis=str(error))
         rows = max(1, min(params.batch_size, int(records.test)))
         positions = min(records.longest + params.max_new_tokens, config.context_length)
-        seconds, basis = None, f"at most {answers:,.0f} answers, {rows} at once"
+        seconds, basis = None, f"upper bound; {answers:,.0f} answers, {rows} at once"
         if self.timed:
             step_seconds = estimate.measured_token_seconds(config, rows, runtime)
             steps = math.ceil(answers / rows) * params.max_new_tokens
