@@ -36,7 +36,7 @@ class RecordCounts:
     """Tokens of the longest record."""
     response_share: float = 1.0
     """Fraction of the tokens that belongs to responses."""
-    basis: str = f"assumed: {MEAN_TOKENS} tokens a record, the longest {LONGEST}"
+    basis: str = f"assumed: {MEAN_TOKENS} tokens per record, the longest {LONGEST}"
 
 
 def record_counts(
@@ -85,7 +85,7 @@ def _counted(
         mean_tokens=mean,
         longest=max(lengths),
         response_share=1 - prompt_tokens / sum(lengths),
-        basis=f"{mean:.0f} tokens a record, the longest {max(lengths)}",
+        basis=f"{mean:.0f} tokens per record, the longest {max(lengths)}",
     )
 
 

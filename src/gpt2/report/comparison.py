@@ -34,7 +34,7 @@ class Change:
 
     @property
     def better(self) -> bool | None:
-        """Whether the model improved; None if the metric does not tell."""
+        """Whether the model improved; None if the metric has no better direction."""
         *path, name = self.key.split(".")
         if not self.difference or set(path) & {*BASELINES, "difference"}:
             return None
