@@ -1,4 +1,4 @@
-"""Every profile is valid, and all have the keys of the starter, so that `dvc exp run -S` works."""
+"""Every profile is valid and spells out all keys, so that `dvc exp run -S` works."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", [STARTER, *PROFILES], ids=lambda path: path.stem)
-def test_every_section_is_valid_and_fits_the_others(path: Path) -> None:
+def test_every_section_is_valid_and_consistent_with_the_others(path: Path) -> None:
     assert list(load_yaml(path)) == list(SCHEMAS)
     schemas.read(path)
 
@@ -26,6 +26,6 @@ def test_a_profile_is_named_as_its_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [STARTER, *PROFILES], ids=lambda path: path.stem)
 @pytest.mark.parametrize("section", ["pretrain", "finetune", "generate_responses", "llama3_eval"])
-def test_every_key_stands_in_the_file(path: Path, section: str) -> None:
+def test_every_key_is_in_the_file(path: Path, section: str) -> None:
     written = load_yaml(path)[section]
     assert set(written) == set(SCHEMAS[section].model_fields)

@@ -1,4 +1,4 @@
-"""The whole stage: every figure is that of its file, text is inert, and runs are compared."""
+"""The stage: figures are those of the files, text of models is escaped, runs are compared."""
 
 import json
 import re
@@ -103,20 +103,20 @@ def test_all_figures_are_those_of_the_metrics_files(place):
         "header": ["1.414", "23.1", "2.718", "4.669", "24.5", "7.4", "61.7", "43.3", "tiny"],
         "stages": [
             "4,321 documents, 777 instructions",
-            "12.3 M tokens to train on, 3.22 bytes a token",
+            "12.3 M training tokens, 3.22 bytes per token",
             "4.27 M parameters, 1.414 bits per byte",
-            "none wanted",
+            "not used",
             "4.669 → 2.718",
             "40 test records",
             "finetuned 61.7, base 43.3; judge not trusted",
             "5 min 46 s",
-            "together 6 min 59 s",
+            "total 6 min 59 s",
             "12.3 s",
         ],
         "learning": ["3.142", "23.1", "1.414", "2.718", "4.669", "9,801"],
-        "scores": ["20 records", "+5.8 chrF against the best trivial answer"],
+        "scores": ["20 records", "+5.8 chrF compared with the best trivial answer"],
         "judge": ["33.3", "77.7", "0.31", "0.85 is needed", "+18.4", "+7.3 to +29.1", "20", "10"],
-        "cost": ["6 min 59 s", "1.95 M", "5,432 a second", "1.24 M", "778 MiB", "in pretrain"],
+        "cost": ["6 min 59 s", "1.95 M", "5,432 tokens/s", "1.24 M", "778 MiB", "in pretrain"],
         "parameters": ["finetune.lr 0.002", 'finetune.prompts ["a", "b"]', "max_records null"],
     }
     for kind in metrics["generate_responses"]["by_kind"].values():
@@ -143,24 +143,24 @@ def test_the_path_is_the_last_line_and_the_first_report_has_nothing_to_compare_w
     assert [path.name for path in PAGE.parent.iterdir()] == ["report.html"]
 
 
-def test_the_judge_decides_what_is_said_and_by_what_answers_are_ranked(place):
+def test_a_trusted_judge_changes_the_headline_and_the_ranking(place):
     small_run.write_run(place)
     page = sections()
-    assert "The judge is not trusted: its 61.7 of 100 is no measure" in page["header"]
+    assert "The judge’s score, 61.7 of 100, is not trusted" in page["header"]
     assert "prefers wrong answers to right ones" in page["judge"]
-    assert "as there is no judge that is trusted" in page["extremes"]
+    assert "ranked by chrF, as no judge is trusted" in page["extremes"]
     assert "100.0 chrF" in page["extremes"]
     small_run.write_run(place, trusted=True)
     page = sections()
     assert "scores 61.7 of 100, the base model 43.3, and the judge is trusted" in page["header"]
     assert "It tells right answers from wrong ones" in page["judge"]
-    assert "so it is more than chance" in page["judge"]
-    assert "by the judge’s score, which is trusted" in page["extremes"]
+    assert "+29.1: significant" in page["judge"]
+    assert "ranked by the score of the trusted judge" in page["extremes"]
     best = max(row["score"] for row in small_run.judgements() if row["variant"] == "finetuned")
     assert f"{best:.1f} judge" in page["extremes"]
 
 
-def test_text_of_models_is_inert_and_whole(place):
+def test_text_of_models_is_escaped_and_complete(place):
     small_run.write_run(place)
     evil = "<script>alert(1)</script> {{ 7 * 7 }} </p></main> \"' onload=x & é 漢字 \u202eabc"
     rows = small_run.responses()
@@ -180,7 +180,7 @@ def test_text_of_models_is_inert_and_whole(place):
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
-def test_the_page_is_whole_in_itself(place):
+def test_the_page_loads_nothing(place):
     small_run.write_run(place)
     sections()
     html = PAGE.read_text(encoding="utf-8")
@@ -202,25 +202,25 @@ def test_the_page_is_whole_in_itself(place):
     ("missing", "section", "words"),
     [
         ("data/judgements/manifest.json", "judge", "Invalid Errors"),
-        ("data/responses/manifest.json", "answers", "Not there yet: the responses"),
-        ("data/responses/manifest.json", "extremes", "Not there yet: enough responses"),
+        ("data/responses/manifest.json", "answers", "Not available yet: the responses"),
+        ("data/responses/manifest.json", "extremes", "Not available yet: enough responses"),
         ("data/responses/manifest.json", "lengths", "dvc repro generate-responses"),
-        ("metrics/generate_responses.json", "scores", "Not there yet: the scores"),
-        ("metrics/generate_responses.json", "header", "has not come to the model’s answers"),
-        ("metrics/llama3_eval.json", "header", "They have not been judged yet"),
-        ("metrics/llama3_eval.json", "judge", "Not there yet: the summary"),
+        ("metrics/generate_responses.json", "scores", "Not available yet: the scores"),
+        ("metrics/generate_responses.json", "header", "has no answers yet"),
+        ("metrics/llama3_eval.json", "header", "The answers have not been judged yet"),
+        ("metrics/llama3_eval.json", "judge", "Not available yet: the summary"),
         ("metrics/tokenize.json", "stages", "tokenize no results yet"),
-        ("data/runs/speed/tokenize.json", "stages", "bytes a token not run here –"),
-        ("plots/pretrain.csv", "learning", "Not there yet: the curve"),
+        ("data/runs/speed/tokenize.json", "stages", "bytes per token not run here –"),
+        ("plots/pretrain.csv", "learning", "Not available yet: the curve"),
     ],
 )
-def test_what_is_missing_is_said_in_its_section(place, missing, section, words):
+def test_missing_files_are_mentioned_in_their_section(place, missing, section, words):
     small_run.write_run(place)
     (place / missing).unlink()
     assert words in sections()[section]
 
 
-def test_after_the_first_stage_there_is_a_report_already(place):
+def test_a_report_after_the_first_stage(place):
     small_run.write_run(place)
     for path in [*place.glob("plots/*"), *place.glob("data/*/manifest.json")]:
         path.unlink()
@@ -230,11 +230,11 @@ def test_after_the_first_stage_there_is_a_report_already(place):
     page = sections()
     assert "4,321 documents" in page["stages"]
     for name in ("learning", "answers", "scores", "judge", "extremes", "lengths"):
-        assert "Not there yet" in page[name]
+        assert "Not available yet" in page[name]
     assert "Time 12.3 s" in page["cost"]
 
 
-def test_nothing_at_all_is_an_error_that_says_what_to_do(place):
+def test_without_any_output_the_error_says_what_to_do(place):
     small_run.write_params(place)
     result = report()
     assert result.exit_code == 1
@@ -252,7 +252,7 @@ def test_nothing_at_all_is_an_error_that_says_what_to_do(place):
         ("data/responses/responses.jsonl", "{}", "damaged"),
     ],
 )
-def test_damaged_input_is_named_and_leaves_the_old_page(place, path, content, message):
+def test_damaged_input_is_named_and_the_old_page_is_kept(place, path, content, message):
     small_run.write_run(place)
     sections()
     before = PAGE.read_bytes()
@@ -263,7 +263,7 @@ def test_damaged_input_is_named_and_leaves_the_old_page(place, path, content, me
     assert PAGE.read_bytes() == before
 
 
-def test_a_second_run_is_held_against_the_first(place):
+def test_a_second_run_is_compared_with_the_first(place):
     small_run.write_run(place)
     sections()
     small_run.write_run(place, finetune={"lr": 0.004, "epochs": 3})
@@ -278,11 +278,10 @@ def test_a_second_run_is_held_against_the_first(place):
         "finetune.val_loss 2.718 2.500 −0.218 better",
         "1 other changed metrics",
         "finetune.train_records 9,801 9,000 −801",
-        "+3.0 (+3.0 to +3.0)",
-        "larger than its 95% confidence interval, so it is more than chance",
+        "The difference is significant: +3.0, 95% confidence interval +3.0 to +3.0.",
         "both runs were scored on the same 20 records",
         "The judge is not trusted",
-        "not larger than its 95% confidence interval, so it may be chance: +0.0 (+0.0 to +0.0)",
+        "The difference is not significant: +0.0, 95% confidence interval +0.0 to +0.0.",
     ):
         assert words in page, f"{words!r} is not in {page}"
     again = sections()["change"]
@@ -292,7 +291,7 @@ def test_a_second_run_is_held_against_the_first(place):
     assert max(path.stat().st_size for path in snapshots) < 10_000
 
 
-def test_other_records_and_another_judge_are_said_to_be_so(place):
+def test_other_records_and_another_judge_are_pointed_out(place):
     small_run.write_run(place)
     sections()
     rows = [row | {"input": f"def g{row['id']}()"} for row in small_run.responses()[:30]]
@@ -333,7 +332,7 @@ def test_a_fixed_time_gives_the_same_page(place):
     assert "0123456789ab , with uncommitted changes" in header
 
 
-def test_snapshots_lie_in_the_repository_even_if_the_stage_runs_in_a_copy(place, monkeypatch):
+def test_snapshots_are_in_the_repository_even_if_the_stage_runs_in_a_copy(place, monkeypatch):
     repository, copy = place / "repository", place / "copy"
     small_run.write_run(copy)
     repository.mkdir()

@@ -1,1 +1,1 @@
-"""The command ``gpt2``: look before a run, use a model after it."""
+"""The command line: one module per group of commands."""

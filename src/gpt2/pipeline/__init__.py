@@ -1,1 +1,1 @@
-"""The pipeline as a whole: its parameters, its plan, the frame of a stage."""
+"""The pipeline as a whole: its parameters, estimates, machine checks, and what stages share."""

@@ -1,4 +1,7 @@
-"""All of params.yaml: the schema of each section, and what the sections demand of each other."""
+"""The schema of params.yaml: its sections, and the rules between them.
+
+The parameter classes are defined next to the code that they configure.
+"""
 
 import inspect
 import logging
@@ -25,13 +28,13 @@ from gpt2.training.pretraining import PretrainParams, other_shape
 log = logging.getLogger(__name__)
 
 PRETRAINED, GPT2 = "data/models/pretrained", "data/models/gpt2"
-"""The models that stages make, which `finetune.base_model` may name."""
+"""The models that stages write; `finetune.base_model` names one of them."""
 GPT2_CONTEXT = 1024
-"""Tokens that each of OpenAI's models sees at once."""
+"""Context length of all of OpenAI's models."""
 
 
 class Sections(NamedTuple):
-    """A parameter file: its sections in their order."""
+    """A parameter file: its sections, in the order of the file."""
 
     profile: str
     corpus: CorpusParams
@@ -47,14 +50,14 @@ class Sections(NamedTuple):
 
 
 SCHEMAS: dict[str, Any] = get_type_hints(Sections, include_extras=True)
-"""Name to schema, in the order of the file."""
+"""The schema of each section, in the order of the file."""
 
 
 def read(path: Path) -> Sections:
-    """The parameter file at ``path``, checked as a whole.
+    """Read and check the parameter file at ``path``.
 
     Raises:
-        UserError: lists all that is wrong in it, in every section and between them.
+        UserError: lists all problems, in the sections and between them.
     """
     file = read_yaml(path)
     values = file.values
@@ -70,7 +73,7 @@ def read(path: Path) -> Sections:
             sections[name] = parse(schema, values[name], name)
         except UserError as error:
             lines = str(error).split("\n  ")
-            problems += lines[len(lines) > 1 :]  # of several, the first line is their number
+            problems += lines[len(lines) > 1 :]  # if there are several, the first line counts them
     problems += contradictions(sections)
     if problems:
         raise UserError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
@@ -78,7 +81,7 @@ def read(path: Path) -> Sections:
 
 
 def contradictions(sections: dict[str, Any]) -> list[str]:
-    """What is wrong although each section is valid by itself; only those given are looked at."""
+    """Problems between sections that are valid by themselves; rules need all of their sections."""
     problems: list[str] = []
     for rule in RULES:
         names = inspect.signature(rule).parameters
@@ -102,20 +105,20 @@ def _own_files_are_no_outputs(
         own["judge.model.file"] = judge.model.file
     for key, path in own.items():
         if path is not None and is_output(Path(path), Path()):
-            yield f"{key}: {path}: the pipeline itself writes there. Name a place of your own"
+            yield f"{key}: {path}: the pipeline writes there itself. Use a path elsewhere"
 
 
 def _every_split_has_records(instructions: InstructionsParams) -> Iterator[str]:
     for key in ("validation_fraction", "test_fraction"):
         if getattr(instructions, key) == 0:
-            yield f"instructions.{key}: 0 leaves no record for this split. Write 0.1, for example"
+            yield f"instructions.{key}: 0 leaves no record for this split. Try 0.1"
 
 
 def _base_model_is_made(finetune: FinetuneParams, gpt2_weights: Gpt2WeightsParams) -> Iterator[str]:
     if finetune.base_model not in (PRETRAINED, GPT2):
         yield (
-            f"finetune.base_model: no stage makes {finetune.base_model!r}. "
-            f"Write {PRETRAINED} or {GPT2}"
+            f"finetune.base_model: no stage writes {finetune.base_model!r}. "
+            f"Set it to {PRETRAINED} or {GPT2}"
         )
     if finetune.base_model == GPT2 and gpt2_weights.size == "none":
         yield (
@@ -132,7 +135,7 @@ def _initial_weights_are_made(
     if gpt2_weights.size == "none":
         yield (
             f"pretrain.initial_weights: {GPT2}, but gpt2_weights.size is none. "
-            "Set the size, or write none for random weights"
+            "Set the size, or initial_weights: none for random weights"
         )
     if release := RELEASES.get(gpt2_weights.size):
         shape = {key: getattr(release, key) for key in ("n_layer", "n_head", "n_embd")}
@@ -145,11 +148,11 @@ def _vocabulary_is_the_models(
     tokenizer: TokenizerParams, pretrain: PretrainParams
 ) -> Iterator[str]:
     if pretrain.initial_weights == "none" and tokenizer.kind == "model":
-        yield "tokenizer.kind: model, but pretrain.initial_weights is none. Write gpt2 or bpe"
+        yield "tokenizer.kind: model, but pretrain.initial_weights is none. Set it to gpt2 or bpe"
     if pretrain.initial_weights != "none" and tokenizer.kind == "bpe":
         yield (
             f"tokenizer.kind: bpe, but pretrain.initial_weights is {pretrain.initial_weights}, "
-            "whose embeddings belong to its own vocabulary. Write {kind: model}"
+            "whose embeddings belong to its own vocabulary. Set it to {kind: model}"
         )
 
 
@@ -157,12 +160,12 @@ def _warmup_ends(pretrain: PretrainParams) -> Iterator[str]:
     if pretrain.warmup_steps >= pretrain.steps:
         yield (
             f"pretrain.warmup_steps: {pretrain.warmup_steps} of {pretrain.steps} steps, so the "
-            "learning rate never reaches its peak. Write fewer"
+            "learning rate never reaches its peak. Set fewer"
         )
     elif pretrain.decay_steps and pretrain.warmup_steps + pretrain.decay_steps > pretrain.steps:
         yield (
             f"pretrain.decay_steps: {pretrain.decay_steps}, with {pretrain.warmup_steps} of warmup "
-            f"more than the {pretrain.steps} steps. Write fewer, or null for all after warmup"
+            f"more than the {pretrain.steps} steps. Set fewer, or null for all after warmup"
         )
 
 
@@ -179,8 +182,8 @@ def _instructions_fit(pretrain: PretrainParams, finetune: FinetuneParams) -> Ite
     context, least = pretrain.model.context_length, _least_tokens(prompt("-", "-"))
     if finetune.base_model == PRETRAINED and context <= least:
         yield (
-            f"pretrain.model.context_length: {context}, but the frame around an instruction has "
-            f"{least} tokens or more, so {PRETRAINED} cannot be finetuned. Write 128 or more"
+            f"pretrain.model.context_length: {context}, but the template of an instruction has "
+            f"{least} tokens or more, so {PRETRAINED} cannot be finetuned. Set 128 or more"
         )
 
 
@@ -188,20 +191,20 @@ def _controls_are_among_the_items(llama3_eval: LlamaEvalParams) -> Iterator[str]
     if llama3_eval.n_controls > llama3_eval.n_items:
         yield (
             f"llama3_eval.n_controls: {llama3_eval.n_controls} of {llama3_eval.n_items} n_items. "
-            "Write no more than there are"
+            "Set it to at most n_items"
         )
 
 
 def _replies_fit(llama3_eval: LlamaEvalParams) -> Iterator[str]:
     if llama3_eval.max_tokens >= llama3_eval.n_ctx:
         yield (
-            f"llama3_eval.max_tokens: {llama3_eval.max_tokens} leave no room for a prompt in n_ctx "
-            f"= {llama3_eval.n_ctx}"
+            f"llama3_eval.max_tokens: {llama3_eval.max_tokens} leaves no room for a prompt in "
+            f"n_ctx = {llama3_eval.n_ctx}"
         )
 
 
 def _least_tokens(text: str) -> int:
-    """Tokens that any byte-level BPE needs at least: no merge goes across words."""
+    """A lower bound for any byte-level BPE: no merge crosses a word boundary."""
     return max(1, len(text.split()))
 
 
@@ -217,4 +220,4 @@ RULES: tuple[Callable[..., Iterator[str]], ...] = (
     _controls_are_among_the_items,
     _replies_fit,
 )
-"""A rule names the sections that it compares by its arguments, and gives a message a problem."""
+"""The arguments of a rule name the sections that it compares; it yields a message per problem."""

@@ -1,1 +1,1 @@
-"""One page about a run, for people: what ran, what came of it, and what changed since the last."""
+"""The HTML report of a run: its results, and what changed since the previous run."""

@@ -1,4 +1,4 @@
-"""What the models answered: samples, scores by kind, the worst and the best, lengths."""
+"""The report's view of the models' answers: samples, scores by kind, extremes, lengths."""
 
 import statistics
 from collections import Counter
@@ -12,44 +12,44 @@ from gpt2.report.formats import number
 from gpt2.report.inputs import Judgement, Metrics, Score
 from gpt2.report.snapshots import item_key
 
-SAMPLES_OF_A_KIND = 3
+SAMPLES_PER_KIND = 3
 EXTREMES = 4
 LENGTH_BINS = 20
 MODELS = ("finetuned", "base")
 
 
 class Kind(NamedTuple):
-    """A kind of instruction, with the scores of everyone who answers it."""
+    """A kind of instruction, with the scores of both models and of trivial answers."""
 
     name: str
     n: int
     scores: Mapping[str, Score]
-    """Both models first, then the trivial answers."""
+    """By name: both models first, then the trivial answers."""
     lead: float | None
-    """chrF of the finetuned model above the best trivial answer; None where there is none."""
+    """chrF of the finetuned model minus that of the best trivial answer, if there is one."""
 
 
 class Extreme(NamedTuple):
-    """An answer of the finetuned model that is among the worst or the best."""
+    """One of the finetuned model's worst or best answers."""
 
     response: Response
     score: float
 
 
 def kinds(metrics: Metrics) -> list[Kind]:
-    """The kinds of instruction that were answered."""
+    """The scores of each kind of instruction."""
     answered = metrics.generate_responses
     found = []
-    for name, own in (answered.by_kind if answered else {}).items():
-        best = max((score.chrf for score in own.trivial.values()), default=None)
-        scores = {"finetuned": own.finetuned, "base": own.base, **own.trivial}
-        lead = None if best is None else own.finetuned.chrf - best
-        found.append(Kind(name, own.n, scores, lead))
+    for name, kind in (answered.by_kind if answered else {}).items():
+        best = max((score.chrf for score in kind.trivial.values()), default=None)
+        scores = {"finetuned": kind.finetuned, "base": kind.base, **kind.trivial}
+        lead = None if best is None else kind.finetuned.chrf - best
+        found.append(Kind(name, kind.n, scores, lead))
     return found
 
 
 def mean_chrf(metrics: Metrics) -> dict[str, float]:
-    """chrF of both models, all kinds weighing the same; empty where nothing was answered."""
+    """chrF of both models, averaged over kinds with equal weights; empty without answers."""
     found = kinds(metrics)
     return {
         model: statistics.fmean(kind.scores[model].chrf for kind in found)
@@ -59,24 +59,24 @@ def mean_chrf(metrics: Metrics) -> dict[str, float]:
 
 
 def samples(responses: Sequence[Response]) -> dict[str, list[Response]]:
-    """A few responses of each kind, evenly spaced: not chosen by how good they are."""
+    """A few evenly spaced responses of each kind, chosen regardless of their scores."""
     chosen = {}
     for kind in sorted({response.kind for response in responses}):
-        own = [response for response in responses if response.kind == kind]
-        wanted = min(SAMPLES_OF_A_KIND, len(own))
-        chosen[kind] = [own[index * len(own) // wanted] for index in range(wanted)]
+        of_kind = [response for response in responses if response.kind == kind]
+        n = min(SAMPLES_PER_KIND, len(of_kind))
+        chosen[kind] = [of_kind[index * len(of_kind) // n] for index in range(n)]
     return chosen
 
 
 def key_of(response: Response) -> str:
-    """The item that a response answers."""
+    """The key of the item that a response answers, see `item_key`."""
     return item_key(response.instruction, response.input, response.reference)
 
 
 def item_scores(
     responses: Sequence[Response], judgements: Sequence[Judgement]
 ) -> dict[str, dict[str, float | None]]:
-    """Scores of the finetuned model's answers: by measure ("judge", "chrf") and item."""
+    """Scores of the finetuned model's answers, by measure ("judge", "chrf") and item key."""
     scores: dict[str, dict[str, float | None]] = {}
     keys = {response.id: key_of(response) for response in responses}
     judged: dict[str, float | None] = {
@@ -101,9 +101,9 @@ def item_scores(
 def extremes(
     responses: Sequence[Response], scores: Mapping[str, float | None]
 ) -> tuple[list[Extreme], list[Extreme]]:
-    """The worst and the best answers by ``scores`` (by item).
+    """The worst and the best answers by ``scores``, which are given by item key.
 
-    Kinds take turns: else one that is all right or all wrong would fill the list.
+    Kinds take turns. Otherwise a kind with only right or only wrong answers would fill the list.
     """
     ranked = [
         Extreme(response, score)
@@ -128,19 +128,19 @@ def _in_turns(ranked: Sequence[Extreme]) -> list[Extreme]:
 
 
 def length_panels(responses: Sequence[Response]) -> list[charts.Panel]:
-    """The distribution of the answers' lengths in words, with those of the references."""
+    """Histograms of lengths in words: of both models' answers and of the references."""
     if not responses:
         return []
     lengths = {
         variant: [len(getattr(response, variant).split()) for response in responses]
         for variant in (*MODELS, "reference")
     }
-    longest = max(length for own in lengths.values() for length in own)
+    longest = max(length for counts in lengths.values() for length in counts)
     edges = [tick for tick in charts.ticks(0, longest + 1, LENGTH_BINS) if tick == int(tick)]
     shown = [
         charts.Sample(
-            variant, own, f"mean {number(statistics.fmean(own), 1)}; {own.count(0)} empty"
+            variant, counts, f"mean {number(statistics.fmean(counts), 1)}; {counts.count(0)} empty"
         )
-        for variant, own in lengths.items()
+        for variant, counts in lengths.items()
     ]
-    return charts.panels("Words in an answer", "words", shown, edges)
+    return charts.panels("Words per answer", "words", shown, edges)

@@ -1,7 +1,7 @@
-"""Small charts as SVG text. Lengths are percentages, so text keeps its size at any width.
+"""Small charts as SVG. Lengths are percentages, so that text keeps its size at any width.
 
-Colours and strokes belong to the page's style sheet: a series names only its class. All text is
-escaped by `markupsafe`, which comes with jinja2.
+Colours and strokes come from the page's style sheet: a series only names its CSS class. All text is
+escaped by `markupsafe`, a dependency of jinja2.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 from markupsafe import Markup
 
 MOST_POINTS = 400
-"""More points than this are averaged in groups: a screen shows no more."""
+"""Longer curves are averaged in groups, as a screen cannot show more points."""
 RESOLUTION = 1000
-"""Units of a line's own coordinates, which are stretched over the chart."""
+"""Size of the coordinate system of a line, which is stretched over the chart."""
 
 Point = tuple[float, float]
 
@@ -26,7 +26,7 @@ class Series(NamedTuple):
     css_class: str
     points: Sequence[Point]
     dots: bool = False
-    """Also mark each point and give its values on hovering."""
+    """Mark each point, and show its values on hovering."""
 
 
 class Bar(NamedTuple):
@@ -40,7 +40,7 @@ class Bar(NamedTuple):
 def line_chart(
     title: str, x_label: str, series: Sequence[Series], y_ticks_wanted: int = 5
 ) -> Markup:
-    """Lines over a common range; points that are not finite are left out. No points: no text."""
+    """Lines on common axes. Points that are not finite are skipped; without points it is empty."""
     finite = [
         line._replace(points=[point for point in line.points if all(map(math.isfinite, point))])
         for line in series
@@ -70,7 +70,7 @@ class Panel(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What a panel shows: numbers, and what is to be said of them."""
+    """Values for a histogram, and a note for its caption."""
 
     name: str
     values: Sequence[float]
@@ -80,9 +80,9 @@ class Sample(NamedTuple):
 def panels(
     title: str, x_label: str, samples: Sequence[Sample], edges: Sequence[float]
 ) -> list[Panel]:
-    """A histogram of each sample; a value at the last edge counts as below it."""
+    """A histogram for each sample, on the same axes. The last bin includes its upper edge."""
     bars = {sample.name: count(sample.values, edges) for sample in samples}
-    highest = max((bar.number for own in bars.values() for bar in own), default=0)
+    highest = max((bar.number for of_sample in bars.values() for bar in of_sample), default=0)
     return [
         Panel(
             sample.name,
@@ -101,7 +101,7 @@ def panels(
 
 
 def count(values: Sequence[float], edges: Sequence[float]) -> list[Bar]:
-    """How many of ``values`` fall between neighbouring ``edges``."""
+    """The number of ``values`` in each bin between neighbouring ``edges``."""
     counts, _ = np.histogram(values, edges)
     return [Bar(*bar) for bar in zip(edges, edges[1:], counts.tolist(), strict=False)]
 
@@ -109,7 +109,7 @@ def count(values: Sequence[float], edges: Sequence[float]) -> list[Bar]:
 def histogram(
     title: str, x_label: str, css_class: str, bars: Sequence[Bar], highest: int, mean: float
 ) -> Markup:
-    """Bars side by side, with a mark at ``mean``; ``highest`` is the count at the axis' end."""
+    """Bars with a mark at ``mean``. The axis ends at ``highest`` or a little above it."""
     across = Scale(bars[0].low, bars[-1].high)
     y_ticks = [tick for tick in ticks(0, max(highest, 1), 3) if tick == int(tick)]
     up = Scale(0, y_ticks[-1])
@@ -125,7 +125,7 @@ def histogram(
 
 
 class Scale(NamedTuple):
-    """From values to percentages of a chart's width or height."""
+    """Maps values to percentages of a chart's width or height."""
 
     low: float
     high: float
@@ -135,13 +135,13 @@ class Scale(NamedTuple):
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """About ``wanted`` multiples of 1, 2 or 5 times a power of ten, the outer ones enclosing the
-    range (Heckbert 1990, "Nice numbers for graph labels")."""
+    """About ``wanted`` multiples of 1, 2 or 5 times a power of ten, which enclose the range
+    (Heckbert 1990, "Nice numbers for graph labels")."""
     raw = (high - low) / max(wanted - 1, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if step >= 0.75 * raw)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    # Rounded to the digits of the step: 3 * 0.1 is not 0.3.
+    # Round to the digits of the step, as 3 * 0.1 is not 0.3.
     digits = max(0, -math.floor(math.log10(step)))
     return [round(number * step, digits) for number in range(first, last + 1)]
 
@@ -165,7 +165,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Lowest and highest, apart even where all values are the same."""
+    """The lowest and the highest value; a wider range if they are equal."""
     low, high = min(values), max(values)
     return (low, high) if low < high else (low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1))
 
@@ -214,7 +214,7 @@ def _x_axis(scale: Scale, values: Sequence[float], label: str) -> Markup:
 
 
 def _line(series: Series, across: Scale, up: Scale) -> Markup:
-    """The line stretches with the chart, its stroke does not; dots stay round."""
+    """A line that stretches with the chart; its stroke and dots do not."""
     unit = RESOLUTION / 100
     drawn = " ".join(
         f"{across.percent(x) * unit:.1f},{RESOLUTION - up.percent(y) * unit:.1f}"

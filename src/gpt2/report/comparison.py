@@ -1,4 +1,4 @@
-"""What changed between two runs, and whether the model's scores changed by more than chance."""
+"""What changed between two runs, and whether score differences are statistically significant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BASELINES = ("base", "most_frequent", "name_as_words", "reference", "shuffled")
 
 @dataclass(frozen=True)
 class Change:
-    """A parameter or a metric with another value than before; a dash stands for none."""
+    """A parameter or metric that changed; a dash stands for a missing value."""
 
     key: str
     before: Any
@@ -28,13 +28,13 @@ class Change:
 
     @property
     def difference(self) -> float | None:
-        """None where there is none: of texts, or of something new."""
+        """None unless both values are numbers."""
         numbers = [value for value in (self.before, self.now) if _is_number(value)]
         return numbers[1] - numbers[0] if len(numbers) == 2 else None
 
     @property
     def better(self) -> bool | None:
-        """Whether a metric of the model improved; None where there is no better."""
+        """Whether the model improved; None if the metric has no better direction."""
         *path, name = self.key.split(".")
         if not self.difference or set(path) & {*BASELINES, "difference"}:
             return None
@@ -45,37 +45,37 @@ class Change:
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """How one measure of the finetuned model's answers changed."""
+    """How a mean score of the finetuned model's answers changed."""
 
     measure: str
     before: float
     now: float
     difference: Difference
     paired: bool
-    """Both runs answered the same items, which are compared one by one."""
+    """Both runs answered the same items, so scores are compared item by item."""
     items: tuple[int, int]
-    """Answers with a score: before and now."""
+    """Number of scored answers, before and now."""
 
     @property
-    def certain(self) -> bool:
-        """Whether the difference is larger than its 95% confidence interval: that excludes 0."""
+    def significant(self) -> bool:
+        """Whether the 95% confidence interval of the difference excludes 0."""
         return not self.difference.low <= 0 <= self.difference.high
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side."""
+    """The differences between two runs."""
 
     before: Snapshot
     params: Sequence[Change]
     metrics: Sequence[Change]
     scores: Sequence[ScoreChange]
     other_judge: bool
-    """Another judge, or one with other options, graded this run: its scores do not compare."""
+    """The judge or its options changed, so its scores cannot be compared."""
 
 
 def compare(before: Snapshot, now: Snapshot) -> Comparison:
-    """``now`` against ``before``."""
+    """Compare the run ``now`` with the run ``before``."""
     other_judge = None not in (before.judge, now.judge) and before.judge != now.judge
     comparable = [measure for measure in MEASURES if not (other_judge and measure == "judge")]
     changes = [
@@ -93,7 +93,7 @@ def compare(before: Snapshot, now: Snapshot) -> Comparison:
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """The keys whose values differ, in the order of ``now``, then those that are gone."""
+    """Keys whose values differ, in the order of ``now``, then removed keys."""
     keys = [*now, *(key for key in before if key not in now)]
     return [
         Change(key, before.get(key, NONE), now.get(key, NONE))
@@ -105,9 +105,9 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 def score_change(
     measure: str, before: Mapping[str, float | None], now: Mapping[str, float | None]
 ) -> ScoreChange | None:
-    """The difference of the means; None where one of the runs has no score.
+    """The difference of the mean scores; None if a run has no scores.
 
-    Paired where both runs have the same items, over those with a score in both.
+    If both runs have the same items, the comparison is paired and uses the items scored in both.
     """
     paired = before.keys() == now.keys()
     if paired:
@@ -124,16 +124,16 @@ def score_change(
     )
 
 
-def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Mean of ``ours`` minus mean of ``theirs``; interval by bootstrap of each group by itself."""
+def unpaired_difference(new: Sequence[float], old: Sequence[float]) -> Difference:
+    """Mean of ``new`` minus mean of ``old``; the interval is from a bootstrap of each group."""
     random = np.random.default_rng(SEED)
 
     def resampled(scores: Sequence[float]) -> list[float]:
         drawn = random.integers(len(scores), size=(SAMPLES, len(scores)))
         return list(np.asarray(scores, float)[drawn].mean(axis=1))
 
-    low, high = np.percentile(np.subtract(resampled(ours), resampled(theirs)), [2.5, 97.5])
-    return Difference(float(np.mean(ours) - np.mean(theirs)), float(low), float(high))
+    low, high = np.percentile(np.subtract(resampled(new), resampled(old)), [2.5, 97.5])
+    return Difference(float(np.mean(new) - np.mean(old)), float(low), float(high))
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and texts formatted for people."""
 
 import json
 
@@ -13,7 +13,7 @@ def number(value: float | None, digits: int = 0) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, and a true minus."""
+    """With its sign: "+1.5", "−1.5"."""
     return f"{value:+,.{digits}f}".replace("-", MINUS)
 
 
@@ -50,26 +50,26 @@ def memory(mebibytes: float | None) -> str:
 
 
 def metric(value: object) -> str:
-    """Any metric: counts whole, other numbers to three decimals."""
+    """Any metric: integers in full, other numbers with three decimals."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value, 0 if isinstance(value, int) else 3)
     return parameter(value)
 
 
 def metric_change(difference: float | None) -> str:
-    """The difference of two metrics; nothing for None."""
+    """The difference of two metrics; empty for None."""
     if difference is None:
         return ""
     return signed(difference, 0 if isinstance(difference, int) else 3)
 
 
 def parameter(value: object) -> str:
-    """As it stands in ``params.yaml``."""
+    """As it is written in ``params.yaml``."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def clip(text: str, length: int) -> str:
-    """The beginning of a long text, and how long it is."""
+    """The text, or the beginning of a long one with the length of the whole."""
     return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
 
 

@@ -1,4 +1,4 @@
-"""What the stages left behind, read strictly. What is not there yet is None or empty."""
+"""Reads and checks the outputs of the stages. Missing ones are None or empty."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Row = TypeVar("Row")
 
 
 class Facts(Params):
-    """Those keys of a metrics file that the page names; there may be more."""
+    """The keys of a metrics file that the report uses; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -67,7 +67,7 @@ class Score(Facts):
 
 
 class KindScores(Params):
-    """The scores of one kind of instruction, those of the trivial answers as further keys."""
+    """Scores for one kind of instruction; extra keys hold those of trivial answers."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Score] = Field(init=False)
@@ -78,7 +78,7 @@ class KindScores(Params):
 
     @property
     def trivial(self) -> dict[str, Score]:
-        """By name of the trivial answer."""
+        """Scores of the trivial answers, by name."""
         return self.__pydantic_extra__
 
 
@@ -122,7 +122,7 @@ class Judgement(Facts):
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics files; ``raw`` holds all of them whole, by stage."""
+    """The metrics files; ``raw`` has their whole content, by stage."""
 
     raw: Mapping[str, Any]
     download: Downloaded | None
@@ -135,7 +135,7 @@ class Metrics:
 
 
 class Speed(Facts):
-    """A file of ``data/runs/speed/``: it says how long the stage's last real run took."""
+    """A file in ``data/runs/speed/``, from the last time that a stage really ran."""
 
     wall_seconds: float
     tokens_per_second: float | None = None
@@ -144,16 +144,17 @@ class Speed(Facts):
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a report is made from, but for the machine and the clock."""
+    """Everything that a report shows, except the machine and the time."""
 
     stages: Sequence[str]
-    """Names of the stages' files, in the order of the pipeline."""
+    """Names of the stages' modules, in the order of the pipeline."""
     params: Mapping[str, Any]
     metrics: Metrics
     speed: Mapping[str, Speed]
     ran: Mapping[str, datetime]
-    """When the stage's last real run ended; a restored stage has not run."""
+    """When each stage last ran; a stage restored from DVC's cache has not run."""
     curves: Mapping[str, Sequence[Mapping[str, float | None]]]
+    """Rows of a training stage's curves."""
     responses: Sequence[Response]
     judgements: Sequence[Judgement]
     judge: Mapping[str, Any] | None
@@ -169,10 +170,10 @@ def read(
     responses_dir: Path,
     judgements_dir: Path,
 ) -> Inputs:
-    """The inputs of a report.
+    """Read everything that a report shows.
 
     Raises:
-        UserError: there is nothing at all to report, or what is there is damaged.
+        UserError: there is nothing to report, or a file is damaged.
     """
     metrics_files = _present(metrics_dir, stages, "json")
     speed_files = _present(speed_dir, stages, "json")
@@ -196,7 +197,7 @@ def read(
         curves={stage: _curve(path) for stage, path in curve_files.items()},
         responses=responses,
         judgements=judgements,
-        judge=_facts_of(judgements_dir) if judgements else None,
+        judge=_manifest_facts(judgements_dir) if judgements else None,
     )
 
 
@@ -227,7 +228,7 @@ def _facts(schema: TypeForm[Row], path: Path) -> Row:
 
 
 def _curve(path: Path) -> list[dict[str, float | None]]:
-    """The rows of a CSV file of numbers; an empty cell is None."""
+    """Rows of a CSV file of numbers; empty cells are None."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     try:
@@ -238,13 +239,13 @@ def _curve(path: Path) -> list[dict[str, float | None]]:
         raise UserError(f"{path}: not a table of numbers ({error}). Run: dvc repro") from error
 
 
-def _facts_of(directory: Path) -> dict[str, Any]:
-    """What stands in the manifest beside the files."""
+def _manifest_facts(directory: Path) -> dict[str, Any]:
+    """The entries of a manifest other than its files."""
     return {key: value for key, value in files.read_manifest(directory).items() if key != "files"}
 
 
 def _rows(schema: TypeForm[Row], directory: Path, name: str) -> list[Row]:
-    """The lines of a JSON Lines file; none without the directory's manifest."""
+    """The lines of a JSON Lines file; empty if the directory has no manifest."""
     if not (directory / files.MANIFEST).is_file():
         return []
     files.read_manifest(directory)

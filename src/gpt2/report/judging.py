@@ -1,4 +1,4 @@
-"""The judge: the distribution of its scores, and what the controls say about it, in words."""
+"""The judge: histograms of its scores, and sentences on whether it can be trusted."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class _Needed(Facts):
 
 
 def score_panels(judgements: Sequence[Judgement]) -> list[charts.Panel]:
-    """The distribution of the judge's scores of each variant that has any."""
+    """A histogram of the judge's scores for each variant that has scores."""
     shown = []
     for variant in VARIANTS:
         scores = [j.score for j in judgements if j.variant == variant and j.score is not None]
@@ -28,18 +28,18 @@ def score_panels(judgements: Sequence[Judgement]) -> list[charts.Panel]:
 
 
 def graded(judged: Judged) -> dict[str, Graded]:
-    """The summary of each variant."""
+    """The judge's summary for each variant."""
     return {variant: getattr(judged, variant) for variant in VARIANTS}
 
 
 def min_control_auc(inputs: Inputs) -> float:
-    """The AUC on controls from which a judge is trusted."""
+    """The minimum AUC on controls for a judge to be trusted."""
     section = inputs.params.get("llama3_eval", {})
     return parse(_Needed, section, "llama3_eval").min_control_auc
 
 
 def verdict(judged: Judged) -> str:
-    """What the judge's scores are worth."""
+    """Whether the judge's scores measure the quality of answers."""
     if judged.trusted:
         return "It tells right answers from wrong ones, so its scores measure the answers."
     fault = (
@@ -48,27 +48,27 @@ def verdict(judged: Judged) -> str:
         else "does not tell right answers from wrong ones well enough"
     )
     return (
-        f"It {fault}, so its scores prove that the plumbing works, and nothing about the model. "
-        "A larger judge can be named in section judge of the parameters."
+        f"It {fault}, so its scores only show that the pipeline works, not how good the model "
+        "is. To use a larger judge, change section judge of the parameters."
     )
 
 
 def controls(judged: Judged, needed: float) -> str:
-    """What the control answers got, whose worth is known beforehand."""
+    """The judge's scores of control answers, which are known to be right or wrong."""
     return (
         f"Right answers (the references themselves) get {number(judged.reference.mean, 1)} of 100 "
         f"on average, wrong ones (references of other records, “shuffled”) "
-        f"{number(judged.shuffled.mean, 1)}. A right answer scores above a wrong one with a "
-        f"chance (AUC) of {number(judged.control_auc, 2)}; guessing gives 0.50, "
-        f"and {number(needed, 2)} is needed."
+        f"{number(judged.shuffled.mean, 1)}. The probability that a right answer "
+        f"scores higher than a wrong one (AUC) is {number(judged.control_auc, 2)}; guessing gives "
+        f"0.50, and {number(needed, 2)} is needed."
     )
 
 
 def lead(judged: Judged) -> str:
-    """The finetuned model against the base model."""
+    """The finetuned model compared with the base model."""
     mean, low, high = judged.difference.mean, judged.difference.low, judged.difference.high
-    chance = "so it may be chance" if low <= 0 <= high else "so it is more than chance"
+    significance = "not significant" if low <= 0 <= high else "significant"
     return (
         f"Finetuned minus base, on the same records: {signed(mean)} points, "
-        f"95% interval {signed(low)} to {signed(high)}, {chance}."
+        f"95% interval {signed(low)} to {signed(high)}: {significance}."
     )

@@ -1,4 +1,4 @@
-"""Where a report is made: the commit, the versions, the processor."""
+"""Where a report was written: the commit, versions of packages, the processor."""
 
 import os
 import platform
@@ -11,18 +11,18 @@ from gpt2.tracking.context import git_tags, versions
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts of a machine and its checkout."""
+    """A machine and its git checkout."""
 
     commit: str | None
-    """None outside of git."""
+    """None without git."""
     dirty: bool
-    """Tracked files differ from the commit, what a run itself writes aside."""
+    """Tracked files differ from the commit, not counting what a run writes."""
     versions: Mapping[str, str]
     device: str
 
 
 def this_machine(checkout: Path) -> Machine:
-    """The facts of this machine and of the git work tree ``checkout``."""
+    """This machine, with the git work tree ``checkout``."""
     git = git_tags(checkout)
     return Machine(
         commit=git.get("mlflow.source.git.commit"),
@@ -45,7 +45,7 @@ def _device() -> str:
 
 
 def _processor() -> str:
-    """The processor's name; only Linux tells it in a file."""
+    """The processor's model name on Linux, elsewhere its architecture."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():

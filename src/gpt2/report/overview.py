@@ -1,4 +1,4 @@
-"""The run at a glance: the result in a sentence, its leading figures, the stages, the cost."""
+"""The run at a glance: its result in a sentence, key figures, the stages, the cost."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,7 +10,7 @@ from gpt2.report.inputs import Inputs, Metrics
 
 
 class Tile(NamedTuple):
-    """A figure with its name above and a note below."""
+    """A figure with a name and a note."""
 
     name: str
     value: str
@@ -18,19 +18,19 @@ class Tile(NamedTuple):
 
 
 class StageRow(NamedTuple):
-    """A stage, what it came to, and when and how long its last real run was."""
+    """A stage: its key figure, and when and for how long it last ran."""
 
     name: str
     figure: str | None
-    """None: no metrics yet."""
+    """None if there are no metrics yet."""
     ran: datetime | None
     seconds: float | None
     share: float
-    """Part of the time of all stages, in percent."""
+    """Share of the total time, in percent."""
 
 
 def headline(metrics: Metrics) -> str:
-    """The result in one sentence: what the finetuned model scores, and whether to believe it."""
+    """The result in a sentence: the finetuned model's score, and whether the judge is trusted."""
     judged, means = metrics.llama3_eval, mean_chrf(metrics)
     if judged and judged.trusted:
         return (
@@ -38,24 +38,24 @@ def headline(metrics: Metrics) -> str:
             f"the base model {number(judged.base.mean, 1)}, and the judge is trusted."
         )
     if not means:
-        return "This run has not come to the model’s answers yet."
+        return "This run has no answers yet."
     sentence = (
         f"The finetuned model’s answers reach chrF {number(means['finetuned'], 1)}, "
         f"the base model’s {number(means['base'], 1)}"
     )
     if judged:
         score = number(judged.finetuned.mean, 1)
-        return f"{sentence}. The judge is not trusted: its {score} of 100 is no measure of them."
-    return f"{sentence}. They have not been judged yet."
+        return f"{sentence}. The judge’s score, {score} of 100, is not trusted."
+    return f"{sentence}. The answers have not been judged yet."
 
 
 def tiles(metrics: Metrics) -> Iterator[Tile]:
-    """The leading figure of each part of the pipeline, as far as it has come."""
+    """The key figure of each part of the pipeline that has run."""
     if trained := metrics.pretrain:
         note = f"pretraining; perplexity {number(trained.perplexity, 1)}"
         yield Tile("Bits per byte", number(trained.bits_per_byte, 3), note)
     if tuned := metrics.finetune:
-        note = f"finetuning; {number(tuned.val_loss_before, 3)} before it"
+        note = f"finetuning; {number(tuned.val_loss_before, 3)} before"
         yield Tile("Validation loss", number(tuned.val_loss, 3), note)
     if means := mean_chrf(metrics):
         note = f"mean over kinds; base {number(means['base'], 1)}"
@@ -67,7 +67,7 @@ def tiles(metrics: Metrics) -> Iterator[Tile]:
 
 
 def stage_rows(inputs: Inputs) -> list[StageRow]:
-    """One row for each stage of the pipeline."""
+    """A row for each stage of the pipeline."""
     figures = _key_figures(inputs.metrics)
     total = total_seconds(inputs) or 1
     rows = []
@@ -86,12 +86,12 @@ def stage_rows(inputs: Inputs) -> list[StageRow]:
 
 
 def total_seconds(inputs: Inputs) -> float:
-    """Time of all stages together."""
+    """Seconds of all stages together."""
     return sum(speed.wall_seconds for speed in inputs.speed.values())
 
 
 def cost(inputs: Inputs) -> Iterator[Tile]:
-    """What the run took, as far as it is known."""
+    """Time, tokens and memory of the run, as far as they are known."""
     if inputs.speed:
         yield Tile("Time", duration(total_seconds(inputs)), "all stages together")
     for stage, name, part in (
@@ -100,7 +100,7 @@ def cost(inputs: Inputs) -> Iterator[Tile]:
     ):
         if part:
             rate = inputs.speed[stage].tokens_per_second if stage in inputs.speed else None
-            note = f"{number(rate)} a second" if rate else "speed unknown"
+            note = f"{number(rate)} tokens/s" if rate else "speed unknown"
             yield Tile(name, compact(part.train_tokens), note)
     peaks = [(speed.peak_memory_mib or 0, stage) for stage, speed in inputs.speed.items()]
     if peaks and max(peaks)[0]:
@@ -109,15 +109,15 @@ def cost(inputs: Inputs) -> Iterator[Tile]:
 
 
 def _key_figures(metrics: Metrics) -> dict[str, str]:
-    """What each stage came to, in a few words."""
+    """The result of each stage in a few words."""
     figures = {}
     if got := metrics.download:
         records = sum(count for splits in got.instructions.values() for count in splits.values())
         figures["download"] = f"{number(got.documents)} documents, {number(records)} instructions"
     if cut := metrics.tokenize:
         figures["tokenize"] = (
-            f"{compact(cut.train.tokens)} tokens to train on, "
-            f"{number(cut.bytes_per_token, 2)} bytes a token"
+            f"{compact(cut.train.tokens)} training tokens, "
+            f"{number(cut.bytes_per_token, 2)} bytes per token"
         )
     if trained := metrics.pretrain:
         figures["pretrain"] = (
@@ -126,7 +126,7 @@ def _key_figures(metrics: Metrics) -> dict[str, str]:
         )
     if weights := metrics.download_gpt2_weights:
         unused = weights.size == "none"
-        figures["download_gpt2_weights"] = "none wanted" if unused else f"GPT-2 {weights.size}"
+        figures["download_gpt2_weights"] = "not used" if unused else f"GPT-2 {weights.size}"
     if tuned := metrics.finetune:
         figures["finetune"] = (
             f"validation loss {number(tuned.val_loss_before, 3)} → {number(tuned.val_loss, 3)}"

@@ -1,4 +1,4 @@
-"""The page itself: everything in one file, readable without a network and without JavaScript."""
+"""The page: one HTML file that needs neither a network nor JavaScript."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,6 +13,11 @@ from gpt2.report.inputs import Inputs
 from gpt2.report.machine import Machine
 
 TEMPLATE = "page.html.jinja"
+FILTERS = (
+    *("number", "signed", "compact", "duration", "memory"),
+    *("metric", "metric_change", "parameter", "clip"),
+)
+"""Functions of `formats` that the template uses."""
 
 
 def render(
@@ -23,12 +28,51 @@ def render(
     machine: Machine,
     now: datetime,
 ) -> str:
-    """The report as HTML. The same arguments give the same text.
+    """The report as HTML, a pure function of its arguments. All texts are escaped.
 
-    ``scores`` are by measure and item, ``params`` by dotted key; ``against`` is the comparison with
-    the previous run, None where there was none. Texts of models are escaped like all others.
+    Args:
+        scores: by measure and item key, from `item_scores`.
+        params: by dotted key.
+        against: the comparison with the previous run, if there is one.
     """
-    # jinja2 is here already, pinned, as a dependency of torch.
+    judged = inputs.metrics.llama3_eval
+    measure = "judge" if judged and judged.trusted and "judge" in scores else "chrf"
+    worst, best = answers.extremes(inputs.responses, scores.get(measure, {}))
+    needed = judging.min_control_auc(inputs)
+    return (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            inputs=inputs,
+            machine=machine,
+            now=now,
+            headline=overview.headline(inputs.metrics),
+            tiles=list(overview.tiles(inputs.metrics)),
+            against=against,
+            measures=comparison.MEASURES,
+            stages=overview.stage_rows(inputs),
+            total_seconds=overview.total_seconds(inputs),
+            trainings=list(training.trainings(inputs)),
+            samples=answers.samples(inputs.responses),
+            kinds=answers.kinds(inputs.metrics),
+            judged=judged,
+            verdict=judging.verdict(judged) if judged else "",
+            controls=judging.controls(judged, needed) if judged else "",
+            lead=judging.lead(judged) if judged else "",
+            graded=judging.graded(judged) if judged else {},
+            score_panels=judging.score_panels(inputs.judgements),
+            measure=measure,
+            worst=worst,
+            best=best,
+            length_panels=answers.length_panels(inputs.responses),
+            cost=list(overview.cost(inputs)),
+            params=params,
+        )
+    )
+
+
+def _environment() -> Environment:
+    # jinja2 is a dependency of torch.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -36,47 +80,5 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        name: getattr(formats, name)
-        for name in (
-            "number",
-            "signed",
-            "compact",
-            "duration",
-            "memory",
-            "metric",
-            "metric_change",
-            "parameter",
-            "clip",
-        )
-    }
-    judged = inputs.metrics.llama3_eval
-    measure = "judge" if judged and judged.trusted and "judge" in scores else "chrf"
-    worst, best = answers.extremes(inputs.responses, scores.get(measure, {}))
-    needed = judging.min_control_auc(inputs)
-    return environment.get_template(TEMPLATE).render(
-        inputs=inputs,
-        machine=machine,
-        now=now,
-        headline=overview.headline(inputs.metrics),
-        tiles=list(overview.tiles(inputs.metrics)),
-        against=against,
-        measures=comparison.MEASURES,
-        stages=overview.stage_rows(inputs),
-        total_seconds=overview.total_seconds(inputs),
-        trainings=list(training.trainings(inputs)),
-        samples=answers.samples(inputs.responses),
-        kinds=answers.kinds(inputs.metrics),
-        judged=judged,
-        verdict=judging.verdict(judged) if judged else "",
-        controls=judging.controls(judged, needed) if judged else "",
-        lead=judging.lead(judged) if judged else "",
-        graded=judging.graded(judged) if judged else {},
-        score_panels=judging.score_panels(inputs.judgements),
-        measure=measure,
-        worst=worst,
-        best=best,
-        length_panels=answers.length_panels(inputs.responses),
-        cost=list(overview.cost(inputs)),
-        params=params,
-    )
+    environment.filters |= {name: getattr(formats, name) for name in FILTERS}
+    return environment

@@ -1,4 +1,4 @@
-"""What a run came to, kept small beside the work in progress, so that the next one can compare."""
+"""Small snapshots of reported runs, so that the next report can compare."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from gpt2.core.errors import UserError
 from gpt2.core.params import Params, parse
 
 KEPT = 50
+"""Older snapshots are deleted."""
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +25,20 @@ class Snapshot(Params):
     model_config = ConfigDict(extra="ignore")
 
     time: str
-    """ISO 8601, in UTC and of one length: snapshots are in the order of their times."""
+    """ISO 8601 in UTC with a fixed length, so that sorting by text sorts by time."""
     commit: str | None
     dirty: bool
-    """Files differed from the commit."""
+    """Whether files differed from the commit."""
     results: str
-    """sha256 over metrics, scores and judge: equal for two runs that came to the same."""
+    """sha256 of metrics, scores and judge: equal for runs with the same results."""
     params: dict[str, Any]
     """By dotted key."""
     metrics: dict[str, Any]
     """By dotted key; the first part is the stage."""
     judge: dict[str, Any] | None
-    """The judge's digest and options: only scores of one judge compare."""
+    """The judge's digest and options: scores of different judges cannot be compared."""
     scores: dict[str, dict[str, float | None]]
-    """Of the finetuned model: by measure and item. None: the judge gave no score."""
+    """Scores of the finetuned model, by measure and item key; None: not scored."""
 
 
 def results_digest(
@@ -45,17 +46,17 @@ def results_digest(
     judge: Mapping[str, Any] | None,
     scores: Mapping[str, Mapping[str, float | None]],
 ) -> str:
-    """sha256 over what a run came to; its time and parameters do not count."""
+    """sha256 of a run's results, without its time and parameters."""
     return hashlib.sha256(json.dumps([metrics, judge, scores], sort_keys=True).encode()).hexdigest()
 
 
 def item_key(*texts: str) -> str:
-    """Names an item by what it asks: two runs with the same key put the same question."""
+    """A key for an item, made from its texts: the same texts give the same key in every run."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def previous(directory: Path, results: str) -> Snapshot | None:
-    """The newest snapshot with other results than ``results``."""
+    """The newest snapshot with results other than ``results``."""
     for path in sorted(directory.glob("*.json"), reverse=True):
         snapshot = _read(path)
         if snapshot and snapshot.results != results:
@@ -64,7 +65,7 @@ def previous(directory: Path, results: str) -> Snapshot | None:
 
 
 def save(directory: Path, snapshot: Snapshot) -> None:
-    """Keep ``snapshot``, in place of the newest one if that came to the same; the last 50 stay."""
+    """Save ``snapshot``; it replaces the newest one if that has the same results."""
     name = f"{snapshot.time.replace(':', '')}-{snapshot.results[:12]}.json"
     files.write_text(directory / name, snapshot.model_dump_json() + "\n")
     old = [path for path in sorted(directory.glob("*.json")) if path.name != name]
@@ -74,9 +75,9 @@ def save(directory: Path, snapshot: Snapshot) -> None:
 
 
 def _read(path: Path) -> Snapshot | None:
-    """A damaged snapshot, or one of an older form, is no reason to fail."""
+    """A snapshot; None with a warning if it is damaged or has an older format."""
     try:
         return parse(Snapshot, files.read_json(path), path.name)
     except UserError:
-        log.warning("%s: damaged or of an older form, passed over", path)
+        log.warning("%s: skipped, it is damaged or has an older format", path)
         return None

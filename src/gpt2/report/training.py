@@ -1,4 +1,4 @@
-"""How the model learned: loss, learning rate and gradient norm over the steps."""
+"""Training curves: loss, learning rate and gradient norm."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -13,16 +13,17 @@ Curve = Sequence[Mapping[str, float | None]]
 
 
 class Training(NamedTuple):
-    """A training stage: its figures by name, and its curves."""
+    """A training stage: key figures by name, and charts."""
 
     name: str
     figures: Mapping[str, str]
     loss: Markup
     rates: Mapping[str, Markup]
+    """Charts of learning rate and gradient norm, by label."""
 
 
 def trainings(inputs: Inputs) -> Iterator[Training]:
-    """Pretraining and finetuning, as far as they have come."""
+    """Pretraining and finetuning, if they have run."""
     for stage, name in (("pretrain", "Pretraining"), ("finetune", "Finetuning")):
         curve = inputs.curves.get(stage, [])
         figures = _figures(inputs.metrics)[stage]
@@ -49,7 +50,7 @@ def trainings(inputs: Inputs) -> Iterator[Training]:
 
 
 def _points(curve: Curve, column: str) -> list[Point]:
-    """The steps at which ``column`` was measured, with its values."""
+    """Steps and values of ``column``, where it has a value."""
     return [
         (step, value)
         for row in curve
@@ -69,7 +70,7 @@ def _figures(metrics: Metrics) -> dict[str, dict[str, str]]:
         else {},
         "finetune": {
             "Validation loss": number(tuned.val_loss, 3),
-            "Before it": number(tuned.val_loss_before, 3),
+            "Before finetuning": number(tuned.val_loss_before, 3),
             "Records": number(tuned.train_records),
         }
         if tuned

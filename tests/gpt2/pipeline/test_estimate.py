@@ -1,4 +1,4 @@
-"""Estimates against the model itself: its parameters, its counted arithmetic, its real memory."""
+"""Estimates compared with the model itself: its parameters, counted FLOPs and real memory."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ FLOAT32, BFLOAT16 = Runtime(CPU, torch.float32), Runtime(CPU, torch.bfloat16)
 SMALL = GPT2Config(context_length=64, n_layer=2, n_head=2, n_embd=32, vocab_size=320)
 
 OTHERS = SMALL.model_copy(update={"n_inner": 48, "tie_word_embeddings": False})
-"""What only models of others have."""
+"""Settings that only imported models have."""
 
 
 def params(**values: object) -> TrainParams:
@@ -60,14 +60,14 @@ def test_parameters_are_those_of_the_releases() -> None:
 @pytest.mark.parametrize(
     ("again", "optimizer"), [(False, "adamw"), (True, "adamw"), (False, "muon")]
 )
-def test_arithmetic_is_what_torch_counts(config: GPT2Config, again: bool, optimizer: str) -> None:
+def test_flops_are_what_torch_counts(config: GPT2Config, again: bool, optimizer: str) -> None:
     settings = params(activation_checkpointing=again, optimizer=optimizer)
     model = GPT2(config)
     if again:
         checkpoint_activations(model)
     optimizers = make_optimizers(model, settings)
     ids = torch.randint(SMALL.vocab_size, (4, 64))
-    # The counter does not know products that are added in place.
+    # The counter does not know in-place products.
     in_place = {torch.ops.aten.baddbmm_: lambda out, a, b, **_: bmm_flop(a, b)}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         loss_sum(model, Batch(ids, ids)).backward()
@@ -75,8 +75,8 @@ def test_arithmetic_is_what_torch_counts(config: GPT2Config, again: bool, optimi
             one.step()
     batches = Batches(steps=1, tokens=256, in_memory=256, length=64)
     updates = muon_flops(config, torch.float32) if optimizer == "muon" else 0
-    foretold = estimate.training_flops(config, settings, batches) + updates
-    assert foretold == pytest.approx(counter.get_total_flops(), rel=0.01)
+    estimated = estimate.training_flops(config, settings, batches) + updates
+    assert estimated == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
@@ -89,7 +89,7 @@ def test_an_evaluation_costs_a_third_and_a_prompt_no_output_layer() -> None:
     assert flops - estimate.training_flops(SMALL, params(), few) == pytest.approx(saved)
 
 
-def test_a_stage_takes_its_steps_and_what_it_reads_to_evaluate() -> None:
+def test_time_includes_evaluations() -> None:
     speed = Speed(products=1e9, sum=1e-9, call=1e-4)
     read = Batches(steps=10, tokens=2560, in_memory=256, length=64, counted=0.5, evaluated=2560)
     settings = params(optimizer="muon", micro_batch_size=3)  # 4 sequences: two passes
@@ -150,13 +150,13 @@ def test_memory_is_about_what_a_process_takes(
     )
     runtime = FLOAT32 if settings["dtype"] == "float32" else BFLOAT16
     batches = Batches(steps=2, tokens=2 * 8 * 256, in_memory=8 * 256, length=256)
-    foretold = estimate.training_memory(
+    estimated = estimate.training_memory(
         GPT2Config(**shape), TrainParams(**settings), batches, runtime
     )
-    assert foretold == pytest.approx(int(process.stdout), rel=0.25)
+    assert estimated == pytest.approx(int(process.stdout), rel=0.25)
 
 
-def test_what_is_measured_is_of_this_machine() -> None:
+def test_time_per_token_is_measured() -> None:
     assert estimate.measured_token_seconds(SMALL, 2, FLOAT32) < 60
 
 

@@ -1,4 +1,4 @@
-"""What is foretold of a profile, against what its stages then really do."""
+"""Estimates of a profile, compared with what its stages really do."""
 
 import json
 from functools import partial
@@ -8,13 +8,20 @@ import pytest
 
 from gpt2.core import files
 from gpt2.core.yaml_files import load_yaml
-from gpt2.data.instructions import InstructionBatches, collate, encode, load_records, prompt
+from gpt2.data.instructions import (
+    InstructionBatches,
+    choose_records,
+    collate,
+    encode,
+    load_records,
+    prompt,
+)
 from gpt2.data.sources import package_docs
 from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
-from gpt2.evaluation.responses import choose_test_records
-from gpt2.pipeline.doctor import Needs
+from gpt2.evaluation.responses import choose_records as choose_test_records
+from gpt2.pipeline.needs import Needs, needs_of
 from gpt2.pipeline.plan import (
     CHARACTERS_PER_SECOND,
     LIGHT_SECONDS,
@@ -24,7 +31,6 @@ from gpt2.pipeline.plan import (
 )
 from gpt2.pipeline.schemas import read
 from scripts.deps import ROOT
-from stages.finetune import choose_records
 from tests import yaml12
 from tests.hugging_face import write_checkpoint
 
@@ -70,7 +76,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_what_is_there_is_counted(root: Path) -> None:
+def test_existing_outputs_are_counted(root: Path) -> None:
     rows, sections = planned(root / "params.yaml", root), read(root / "params.yaml")
     assert rows["tokenize"].tokens == 1000
     assert rows["tokenize"].basis == "8,000,000 characters"
@@ -80,7 +86,8 @@ def test_what_is_there_is_counted(root: Path) -> None:
 
     params, records = sections.finetune, load_records(root / "data/raw/instructions.jsonl")
     tokenizer, train = Tokenizer.load(root / "data/tokenizer"), []
-    for record in choose_records(records, params):
+    limits = params.train_records or {}
+    for record in choose_records(records, limits, params.max_validation_records, params.seed):
         example, _ = encode(record, tokenizer, 128, params.too_long)
         if record.split == "train" and example:
             train.append(example)
@@ -97,17 +104,17 @@ def test_what_is_there_is_counted(root: Path) -> None:
     assert rows["generate-responses"].tokens == 2 * len(asked) * generation.max_new_tokens
 
 
-def test_it_is_said_where_answers_outgrow_the_context(root: Path, tmp_path: Path) -> None:
+def test_answers_beyond_the_context_are_pointed_out(root: Path, tmp_path: Path) -> None:
     values = load_yaml(root / "params.yaml")
     for new, said in ((1, False), (500, True)):
         values["generate_responses"]["max_new_tokens"] = new
         path = tmp_path / "params.yaml"
         path.write_text(yaml12.dumps(values))
         basis = planned(path, root)["generate-responses"].basis
-        assert ("tokens beyond the context take far longer" in basis) == said
+        assert ("tokens beyond the context take much longer" in basis) == said
 
 
-def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -> None:
+def test_outputs_of_other_parameters_are_not_counted(root: Path, tmp_path: Path) -> None:
     values = load_yaml(root / "params.yaml")
     values["instructions"]["limit"] = 200
     values["tokenize"]["seed"] = 5
@@ -120,7 +127,7 @@ def test_what_other_parameters_made_is_not_counted(root: Path, tmp_path: Path) -
     assert "assumed: 127 tokens" in rows["finetune"].basis
 
 
-def test_what_nothing_tells_stays_open(tmp_path: Path) -> None:
+def test_unknown_values_stay_empty(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "smoke.yaml")
     values["instructions"] = {"source": "file", "path": "own.json"}
     values["corpus"] = {"source": "file", "path": "own.txt"}
@@ -133,7 +140,7 @@ def test_what_nothing_tells_stays_open(tmp_path: Path) -> None:
         assert rows[stage].basis
 
 
-def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unavailable_device(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "smoke.yaml")
     values["pretrain"]["device"] = "mps"
     path = tmp_path / "params.yaml"
@@ -143,19 +150,19 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert "mps is not available" in row.basis
 
 
-def test_the_times_are_measured_here(tmp_path: Path) -> None:
+def test_times_are_measured_on_this_machine(tmp_path: Path) -> None:
     path = ROOT / "profiles" / "smoke.yaml"
     rows = {row.stage: row for row in Plan(path, read(path), tmp_path).estimates()}
     for stage in ("pretrain", "finetune", "generate-responses", "llama3-eval"):
         assert 3 < (rows[stage].seconds or 0) < 600
 
 
-def test_documentation_that_is_read_takes_time_before_it_is_there(tmp_path: Path) -> None:
+def test_reading_documentation_takes_time(tmp_path: Path) -> None:
     path = ROOT / "profiles" / "smoke.yaml"
     rows = planned(path, tmp_path)
     size = package_docs.source_bytes(["numpy", "pyarrow"])
     assert rows["download"].seconds == LIGHT_SECONDS + size / SOURCE_BYTES_PER_SECOND
-    assert f"{size / 1e6:,.0f} MB of sources" in rows["download"].basis
+    assert f"{size / 1e6:,.0f} MB of source code" in rows["download"].basis
 
     values = load_yaml(path)
     values["corpus"]["packages"] = ["numpy", "no-such-package"]
@@ -178,20 +185,20 @@ def test_initial_weights_bring_their_vocabulary(tmp_path: Path) -> None:
     assert planned(path, tmp_path)["pretrain"].parameters == peer.num_parameters()
 
 
-def test_a_state_for_more_steps_takes_disk(tmp_path: Path) -> None:
+def test_a_state_for_continuing_takes_disk_space(tmp_path: Path) -> None:
     values = load_yaml(ROOT / "profiles" / "gpt2-124m.yaml")
     disk = []
     for fraction in (1.0, 0.1):
         values["pretrain"]["min_lr_fraction"] = fraction
         path = tmp_path / "params.yaml"
         path.write_text(yaml12.dumps(values))
-        disk.append(Plan(path, read(path), tmp_path, timed=False).needs().disk)
+        disk.append(needs_of(Plan(path, read(path), tmp_path, timed=False)).disk)
     assert disk[0] - disk[1] == pytest.approx(12 * 124_439_808)
 
 
-def test_a_profile_needs_what_it_has_not_got(root: Path, tmp_path: Path) -> None:
+def test_a_profile_needs_only_missing_outputs(root: Path, tmp_path: Path) -> None:
     def needs(path: Path, place: Path) -> Needs:
-        return Plan(path, read(path), place, timed=False).needs()
+        return needs_of(Plan(path, read(path), place, timed=False))
 
     smoke = root / "params.yaml"
     assert needs(smoke, root).wheels == []

@@ -1,4 +1,4 @@
-"""A whole parameter file, checked at once: everything wrong in it is told, with its key."""
+"""A whole parameter file, checked at once: all problems are reported, with their keys."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_a_good_file_gives_its_sections(values: Values, written: Callable[[Value
     assert list(sections._fields) == list(schemas.SCHEMAS) == list(values)
 
 
-def test_everything_wrong_is_told_at_once(
+def test_all_problems_are_reported_at_once(
     values: Values, written: Callable[[Values], Path]
 ) -> None:
     del values["judge"]
@@ -75,15 +75,19 @@ def test_everything_wrong_is_told_at_once(
     [
         ("instructions.test_fraction", 0.0, "instructions.test_fraction: 0 leaves no record"),
         ("instructions.validation_fraction", 0.0, "instructions.validation_fraction: 0 leaves"),
-        ("finetune.base_model", "data/models/mine", "finetune.base_model: no stage makes"),
+        ("finetune.base_model", "data/models/mine", "finetune.base_model: no stage writes"),
         ("pretrain.warmup_steps", 30, "pretrain.warmup_steps: 30 of 30 steps"),
         ("pretrain.decay_steps", 26, "pretrain.decay_steps: 26, with 5 of warmup more than the 30"),
         ("pretrain.initial_weights", "data/models/gpt", "pretrain.initial_weights: Input should"),
         ("tokenizer", {"kind": "model"}, "tokenizer.kind: model, but pretrain.initial_weights is"),
         ("pretrain.prompts", ["", "a"], "pretrain.prompts.0: must not be empty"),
         ("pretrain.prompts", ["word " * 128], "pretrain.prompts.0: must not be empty, and shorter"),
-        ("pretrain.model.context_length", 16, "pretrain.model.context_length: 16, but the frame"),
-        ("llama3_eval.max_tokens", 2048, "llama3_eval.max_tokens: 2048 leave no room"),
+        (
+            "pretrain.model.context_length",
+            16,
+            "pretrain.model.context_length: 16, but the",
+        ),
+        ("llama3_eval.max_tokens", 2048, "llama3_eval.max_tokens: 2048 leaves no room"),
         ("corpus", {"source": "file", "path": "data/raw/corpus"}, "corpus.path: data/raw/corpus: "),
         ("judge.model", {"file": "./data/../data/raw/judge/a.gguf"}, "judge.model.file: ./data"),
         ("gpt2_weights.path", "data/models/gpt2", "gpt2_weights.path: data/models/gpt2: the "),
@@ -129,7 +133,7 @@ def test_initial_weights_that_contradict_other_sections(
     assert len(problems(written(values))) == 1
 
 
-def test_what_is_no_parameter_file(tmp_path: Path) -> None:
+def test_files_that_are_not_parameter_files(tmp_path: Path) -> None:
     for content in (None, b"- a list\n", b"\xff", b"a: [\n"):
         path = tmp_path / "params.yaml"
         if content is not None:

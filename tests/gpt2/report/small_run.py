@@ -1,4 +1,4 @@
-"""The files of a finished run, small and with figures that are easy to recognise."""
+"""The files of a small finished run, with figures that are easy to recognise."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def graded(n: int, mean: float) -> dict[str, float]:
 
 
 def metrics(trusted: bool = False) -> dict[str, Any]:
-    """The content of the metrics files by stage."""
+    """The content of the metrics files, by stage."""
     return {
         "download": {
             "documents": 4321,
@@ -90,7 +90,7 @@ def responses() -> list[dict[str, Any]]:
 
 
 def judgements(shift: int = 0) -> list[dict[str, Any]]:
-    """Those of the first 20 responses, and of controls."""
+    """Judgements of the first 20 responses and of controls."""
     counts = {"finetuned": 20, "base": 20, "reference": 10, "shuffled": 10}
     return [
         {
@@ -114,12 +114,12 @@ def write_rows(directory: Path, name: str, rows: list[dict[str, Any]], **facts: 
 
 
 def write_params(place: Path, **changed: object) -> None:
-    """``params.yaml`` with other sections."""
+    """``params.yaml`` with changed sections."""
     files.write_json(place / "params.yaml", PARAMS | changed)  # JSON is YAML
 
 
 def write_run(place: Path, trusted: bool = False, **changed: object) -> None:
-    """All files of a run below ``place``; ``changed`` are other sections of the parameters."""
+    """All files of a run in ``place``; ``changed`` replaces sections of the parameters."""
     write_params(place, **changed)
     for stage, values in metrics(trusted).items():
         files.write_json(place / "metrics" / f"{stage}.json", values)

@@ -1,4 +1,4 @@
-"""Which answers are shown."""
+"""Which answers the report shows."""
 
 from gpt2.evaluation.judge.tasks import Response
 from gpt2.evaluation.text_metrics import sentence_chrf

@@ -1,4 +1,4 @@
-"""Charts are well-formed, and what they draw is where it belongs."""
+"""Charts are well-formed, and points and bars have the right positions."""
 
 from xml.etree import ElementTree
 
@@ -47,7 +47,7 @@ def test_labels_are_short():
     assert [tick_label(v) for v in values] == ["0", "0.5", "250", "1.5k", "20k", "3M"]
 
 
-def test_a_line_goes_from_corner_to_corner_and_dots_say_their_values():
+def test_a_line_spans_the_chart_and_dots_have_their_values():
     points = [(0.0, 0.0), (50.0, 8.0), (100.0, 4.0)]
     svg = ElementTree.fromstring(line_chart("Loss", "step", [Series("validation", points, True)]))
     assert svg.get("role") == "img"
@@ -61,7 +61,7 @@ def test_a_line_goes_from_corner_to_corner_and_dots_say_their_values():
     assert labels == ["0", "2", "4", "6", "8", "0", "20", "40", "60", "80", "100", "step"]
 
 
-def test_what_is_not_finite_is_left_out_and_nothing_gives_nothing():
+def test_values_that_are_not_finite_are_skipped_and_an_empty_chart_is_empty():
     nan, inf = float("nan"), float("inf")
     chart = line_chart("t", "x", [Series("a", [(0, 1), (1, nan), (2, inf), (3, 2)])])
     (line,) = ElementTree.fromstring(chart).iter("polyline")

@@ -1,4 +1,4 @@
-"""Which changes are more than chance, and which runs compare at all."""
+"""Which changes are significant, and which runs can be compared."""
 
 import numpy as np
 import pytest
@@ -26,51 +26,51 @@ def snapshot(**changes: object) -> Snapshot:
     return Snapshot.model_validate(facts | changes)
 
 
-def test_a_steady_gain_is_more_than_chance_only_because_items_are_paired():
+def test_a_steady_gain_is_significant_only_because_items_are_paired():
     now = {item: score + 5 for item, score in BEFORE.items()}
     change = score_change("judge", BEFORE, now)
     assert change
     assert change.paired
     assert change.difference == pytest.approx((5, 5, 5))
-    assert change.certain
+    assert change.significant
     others = {f"other {item}": score for item, score in now.items()}
     apart = score_change("judge", BEFORE, others)
     assert apart
     assert not apart.paired
     assert apart.difference.mean == pytest.approx(5)
-    assert not apart.certain
+    assert not apart.significant
 
 
-def test_noise_is_not_more_than_chance():
+def test_noise_is_not_significant():
     noise = dict(zip(ITEMS, RANDOM.permutation([-20, -7, 1, 6, 20] * 12).tolist(), strict=True))
     now = {item: score + noise[item] for item, score in BEFORE.items()}
     change = score_change("judge", BEFORE, now)
     assert change
     assert change.difference.low < 0 < change.difference.high
-    assert not change.certain
+    assert not change.significant
     same = score_change("judge", BEFORE, BEFORE)
     assert same
-    assert not same.certain
+    assert not same.significant
 
 
-def test_a_large_loss_is_more_than_chance_unpaired_too():
+def test_a_large_loss_is_significant_unpaired_too():
     change = score_change("judge", BEFORE, {f"other {i}": s - 60 for i, s in BEFORE.items()})
     assert change
-    assert change.certain
+    assert change.significant
     assert change.difference.high < 0
     assert change.items == (60, 60)
 
 
 def test_the_unpaired_interval_is_as_wide_as_theory_says():
-    ours, theirs = RANDOM.normal(5, 10, 400), RANDOM.normal(0, 20, 300)
-    found = unpaired_difference(ours.tolist(), theirs.tolist())
-    half = 1.96 * np.sqrt(ours.var() / 400 + theirs.var() / 300)
-    assert found.mean == pytest.approx(ours.mean() - theirs.mean())
+    new, old = RANDOM.normal(5, 10, 400), RANDOM.normal(0, 20, 300)
+    found = unpaired_difference(new.tolist(), old.tolist())
+    half = 1.96 * np.sqrt(new.var() / 400 + old.var() / 300)
+    assert found.mean == pytest.approx(new.mean() - old.mean())
     assert found.high - found.mean == pytest.approx(half, rel=0.1)
     assert found.mean - found.low == pytest.approx(half, rel=0.1)
 
 
-def test_items_without_a_score_stay_out_of_the_pairs():
+def test_items_without_a_score_are_not_paired():
     now = {**BEFORE, ITEMS[0]: None}
     change = score_change("judge", BEFORE, now)
     assert change
@@ -79,7 +79,7 @@ def test_items_without_a_score_stay_out_of_the_pairs():
     assert score_change("judge", BEFORE, dict.fromkeys(ITEMS)) is None
 
 
-def test_scores_of_another_judge_do_not_compare_but_chrf_does():
+def test_scores_of_another_judge_are_not_compared_but_chrf_is():
     other = snapshot(judge={"judge": "a", "temperature": 0.5})
     found = compare(snapshot(), other)
     assert found.other_judge
@@ -113,5 +113,5 @@ def test_changes_are_new_gone_or_different_and_null_is_a_value():
         ("finetune.val_loss", NONE, 2.0, None),
     ],
 )
-def test_better_is_said_only_where_there_is_a_better(key, before, now, better):
+def test_only_some_metrics_have_a_better_direction(key, before, now, better):
     assert Change(key, before, now).better is better

@@ -1,4 +1,4 @@
-"""Snapshots: few, in order, and never a reason to fail."""
+"""Snapshots are few and in order, and a damaged one does not make a report fail."""
 
 from gpt2.report.snapshots import KEPT, Snapshot, item_key, previous, results_digest, save
 
@@ -25,14 +25,14 @@ def test_the_previous_run_is_the_newest_with_other_results(tmp_path):
     assert previous(tmp_path, "c" * 64) == snapshot(2, "a")
 
 
-def test_the_same_results_again_take_the_place_of_the_newest_snapshot(tmp_path):
+def test_the_same_results_replace_the_newest_snapshot(tmp_path):
     for second, results in enumerate("abbb"):
         save(tmp_path, snapshot(second, results))
     assert len(list(tmp_path.iterdir())) == 2
     assert previous(tmp_path, "a" * 64) == snapshot(3, "b")
 
 
-def test_only_the_last_ones_stay(tmp_path):
+def test_only_the_newest_are_kept(tmp_path):
     for second in range(KEPT + 5):
         save(tmp_path, snapshot(second, "ab"[second % 2]))
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -40,12 +40,12 @@ def test_only_the_last_ones_stay(tmp_path):
     assert names[0].startswith("2030-01-01T000005")
 
 
-def test_a_damaged_snapshot_is_passed_over(tmp_path, caplog):
+def test_a_damaged_snapshot_is_skipped(tmp_path, caplog):
     save(tmp_path, snapshot(0, "a"))
     (tmp_path / "2031.json").write_text('{"time": "2031"}')
     (tmp_path / "2032.json").write_text('{"ti')
     assert previous(tmp_path, "b" * 64) == snapshot(0, "a")
-    assert caplog.text.count("passed over") == 2
+    assert caplog.text.count("skipped") == 2
 
 
 def test_digests_depend_on_all_parts_and_not_on_the_order_of_keys():
