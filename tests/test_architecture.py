@@ -29,6 +29,10 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
 
+MOST_LINES = {"src": 350, "stages": 100}
+LONGER: dict[tuple[str, str], int] = {}
+"""Functions that may have more than 60 lines."""
+
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 HEAVY = {
     *("torch", "mlflow", "pandas", "matplotlib", "xllamacpp", "transformers"),
@@ -156,3 +160,16 @@ def test_what_is_left_out_is_there_and_has_no_other_way_in() -> None:
     for stage, places in LEFT_OUT_OF.items():
         [deps] = [deps for file, deps in stages_in_dvc_yaml() if file.stem == stage]
         assert not set(deps) & places.keys()
+
+
+@pytest.mark.parametrize("file", [*SOURCES], ids=relative)
+def test_files_and_functions_are_short_enough_to_read(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    most = MOST_LINES["stages" if file.parent == STAGES else "src"]
+    assert len(text.splitlines()) <= most, f"split {relative(file)} by idea"
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, functions) and node.end_lineno is not None:
+            lines = node.end_lineno - node.lineno + 1
+            allowed = LONGER.get((relative(file), node.name), 60)
+            assert lines <= allowed, f"{node.name} has {lines} lines"
