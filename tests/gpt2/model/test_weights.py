@@ -20,7 +20,7 @@ from gpt2.inference.sampling import SamplingParams
 from gpt2.model import config_file, weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training.trainer import loss_sum
+from gpt2.training.loss import loss_sum
 from tests.hugging_face import TEXT, write_model
 
 

@@ -13,6 +13,7 @@ import gpt2
 from gpt2.core.errors import UserError
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
+from gpt2.training import checkpoint
 from gpt2.training.checkpoint import RunDirectory, code_digest, differences, pack, unpack
 from gpt2.training.optim import OptimizerParams, make_optimizers
 
@@ -111,6 +112,7 @@ def test_after_a_kill_the_latest_step_counts_whatever_the_clock_says(tmp_path):
 CLEAR = """
 import os, shutil, sys
 from pathlib import Path
+from gpt2.training import checkpoint
 from gpt2.training.checkpoint import RunDirectory
 
 def killed(event, arguments):
@@ -176,11 +178,37 @@ def test_differences_are_dotted_keys():
     assert differences(old, new) == ["code", "params.model.n_head", "params.model.n_layer"]
 
 
-def test_code_digest_is_of_our_sources_and_of_what_lies_beside_the_program(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "stage.py"))
-    (tmp_path / "training.py").write_text("size = 1\n")
+def test_code_digest_covers_the_running_stage_but_no_other(tmp_path, monkeypatch):
+    stage, other = tmp_path / "pretrain.py", tmp_path / "finetune.py"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(stage))
+    stage.write_text("size = 1\n")
     before = code_digest()
     assert len(before) == 64
+    other.write_text("size = 2\n")
     assert code_digest() == before
-    (tmp_path / "training.py").write_text("size = 2\n")
+    stage.write_text("size = 2\n")
     assert code_digest() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "decides"),
+    [
+        ("model/gpt2.py", True),
+        ("training/trainer.py", True),
+        ("data/shards.py", True),
+        ("core/device.py", True),
+        ("core/progress.py", False),
+        ("tracking/__init__.py", False),
+        ("pipeline/stage.py", False),
+        ("report/page.py", False),
+    ],
+)
+def test_code_digest_covers_the_code_that_decides_a_run(tmp_path, monkeypatch, name, decides):
+    package = tmp_path / "gpt2"
+    source, compiled = Path(gpt2.__file__).parent, shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, package, ignore=compiled)
+    monkeypatch.setattr(checkpoint, "__file__", str(package / "training" / "checkpoint.py"))
+    before = code_digest()
+    with (package / name).open("a") as code:
+        code.write("# changed\n")
+    assert (code_digest() != before) == decides

@@ -7,7 +7,6 @@ import sys
 import time
 
 import torch
-from tests.gpt2.test_trainer import CONFIG, batch, params
 from torch import Tensor
 
 from benchmarks.measure import IMITATED
@@ -19,6 +18,7 @@ from gpt2.training import pace
 from gpt2.training.checkpoint import RunDirectory
 from gpt2.training.pace import SLOW, likely_cause
 from gpt2.training.trainer import fit
+from tests.gpt2.training.test_trainer import CONFIG, batch, params
 
 CPU = torch.device("cpu")
 FLOAT32 = Runtime(CPU, torch.float32)

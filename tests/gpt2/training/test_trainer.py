@@ -20,22 +20,17 @@ from gpt2.core import progress
 from gpt2.core.device import Runtime
 from gpt2.core.errors import UserError
 from gpt2.data.batch import IGNORE_INDEX, Batch
-from gpt2.model.attention import keep_from_compiler
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.tracking import NullTracker
 from gpt2.training.checkpoint import RunDirectory, SharedState
+from gpt2.training.curves import curve_rows
+from gpt2.training.execution import checkpoint_activations, compiled_features
 from gpt2.training.flops import token_flops
+from gpt2.training.loss import Evaluation, evaluate, loss_sum
 from gpt2.training.outliers import WINDOW
 from gpt2.training.params import TrainParams
-from gpt2.training.trainer import (
-    Evaluation,
-    checkpoint_activations,
-    curves,
-    evaluate,
-    fit,
-    loss_sum,
-)
+from gpt2.training.trainer import fit
 
 CONFIG = GPT2Config(vocab_size=50, context_length=12, n_layer=2, n_head=2, n_embd=16)
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -90,7 +85,7 @@ def test_training_learns_and_reports_one_whole_curve(tmp_path):
     assert [point["step"] for point in history.evaluations] == list(range(0, 201, 8))
     assert [point["step"] for point in history.curve] == list(range(200))
     assert history.tokens == 200 * 4 * 12
-    table = curves(history)
+    table = curve_rows(history)
     assert [row["step"] for row in table] == list(range(201))
     speed = {"tokens_per_second", "mfu"}
     assert table[8].keys() == {"step", "loss", "lr", "grad_norm", "val_loss", *speed}
@@ -274,8 +269,7 @@ def test_texts_of_ever_new_lengths_are_not_compiled_for_ever():
     """For the first shape, and for any length and any number of texts; here by a compiler that
     leaves kernels as they are."""
     net, compiled = model(), CompileCounterWithBackend("aot_eager")
-    keep_from_compiler()
-    features_of = torch.compile(net.features, backend=compiled)
+    features_of = compiled_features(net, backend=compiled)
     counts = []
     for lengths in ([12, 1, 7], [5, 9, 12], [3, 2, 12, 8], [12] * 4, [1, 6, 2]):
         inputs, targets, _ = batch(0, rows=4)
@@ -321,7 +315,7 @@ def train_shared(
     history = train(directory, net, settings, steps, train=batches, shared=shared)
     RunDirectory(directory, "test", {"params": settings.model_dump(), "steps": steps}).clear()
     varying = ("tokens_per_second", "mfu")
-    rows = [{k: v for k, v in row.items() if k not in varying} for row in curves(history)]
+    rows = [{k: v for k, v in row.items() if k not in varying} for row in curve_rows(history)]
     assert history.tokens == steps * 4 * 12
     return taken, rows
 
@@ -349,10 +343,10 @@ def test_more_steps_end_bit_for_bit_where_an_undisturbed_longer_run_ends(
     with caplog.at_level(logging.INFO):
         with pytest.raises(Stopped):
             train_shared(tmp_path / "b", model(dropout=0.1), settings, 33, stop=30)
-        assert f"going on from step {shared_step} of the run of 20 steps" in caplog.text
+        assert f"resuming from step {shared_step} of the run of 20 steps" in caplog.text
         longer = model(dropout=0.1)
         taken, rows = train_shared(tmp_path / "b", longer, settings, 33)
-    assert "going on from the checkpoint at step 28" in caplog.text
+    assert "resuming from the checkpoint at step 28" in caplog.text
     assert taken == list(range(28, 33))
     assert rows == expected
     assert_equal_weights(longer, whole)
@@ -369,8 +363,8 @@ def test_where_every_learning_rate_depends_on_the_steps_more_of_them_start_afres
         taken, _ = train_shared(tmp_path, model(), settings, 12)
     assert taken == list(range(12))
     assert (
-        "starting afresh: the run of 8 steps had another learning rate after step 2. More steps "
-        "go on where it is constant (min_lr_fraction: 1) or falls in the last decay_steps"
+        "starting afresh: the run of 8 steps had another learning rate after step 2. A longer run "
+        "resumes if the rate is constant (min_lr_fraction: 1) or falls in the last decay_steps only"
     ) in caplog.text
     [kept] = tmp_path.glob("test-shared/*.safetensors")
     assert kept.stat().st_size < 100, "a state that nothing goes on from takes room"
@@ -390,8 +384,8 @@ def test_fewer_steps_or_other_parameters_or_the_same_again_start_afresh(tmp_path
         taken, _ = train_shared(tmp_path, model(), settings, 5)
     assert taken == list(range(5))
     assert (
-        "starting afresh: the run of 8 steps has left its state at step 8, but a run of 5 is the "
-        "same only up to step 5"
+        "starting afresh: the run of 8 steps saved its state at step 8, but a run of 5 is the same "
+        "only up to step 5"
     ) in caplog.text
 
 
@@ -411,7 +405,7 @@ import sys, json, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from pathlib import Path
 from safetensors.torch import save_file
-from tests.gpt2.test_trainer import model, params, train
+from tests.gpt2.training.test_trainer import model, params, train
 directory, delay = Path(sys.argv[1]), float(sys.argv[2])
 import time
 net = model(dropout=0.1)
