@@ -61,6 +61,11 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
         packed = partial(collate, loss_on=params.loss_on)
         batches = InstructionBatches(train, B, params.micro_batch_size, params.seed, packed)
         samples = SampleAnswers(records, params.sample_records, tokenizer, T)
+
+        def show_samples(step: int) -> None:
+            text = samples.text(model, params.sampling, runtime)
+            run.tracker.text(text, f"samples/step-{step:06d}.txt")
+
         parent = files.digest(base_model_dir)
         fingerprint = {
             "params": params.model_dump(),
@@ -79,9 +84,7 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
                 directory,
                 run.tracker,
                 keep="best",
-                on_evaluation=lambda step: run.tracker.text(
-                    samples.text(model, params.sampling, runtime), f"samples/step-{step:06d}.txt"
-                ),
+                on_evaluation=show_samples,
             )
 
             facts = finetuning.facts(params, history, tokenizer, parent)

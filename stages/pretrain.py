@@ -1,6 +1,5 @@
 """Stage ``pretrain``: a GPT-2 learns to predict the next token of the corpus (tutorial part 4)."""
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from gpt2.model import weights
 from gpt2.pipeline.stage import EXAMPLES, NO_WEIGHTS, as_program, running
 from gpt2.training import pretraining
 from gpt2.training.curves import write_curves
-from gpt2.training.pretraining import PretrainParams, initial_model, micro_batches
+from gpt2.training.pretraining import PretrainParams, initial_model, micro_batches, sample_text
 from gpt2.training.trainer import fit
 
 PLOT = Path("plots", "pretrain.csv")
@@ -54,14 +53,15 @@ def main(
 
         torch.manual_seed(params.seed)
         start = None if initial_weights == NO_WEIGHTS else initial_weights
-        parent = {} if start is None else {"parent": files.digest(start)}
         model = initial_model(params.model, tokenizer, start)
+        parent = {} if start is None else {"parent": files.digest(start)}
         T, B = params.model.context_length, params.batch_size
         windows = TrainingWindows(train, T, B, params.seed)
-        samples = partial(
-            *(pretraining.sample_text, model, params.prompts),
-            *(tokenizer, params.sampling, runtime),
-        )
+
+        def show_samples(step: int) -> None:
+            text = sample_text(model, params.prompts, tokenizer, params.sampling, runtime)
+            run.tracker.text(text, f"samples/step-{step:06d}.txt")
+
         inputs = {"tokens": digest, "tokenizer": tokenizer.fingerprint, **parent}
         directory, shared = pretraining.run_directories(run.runs, params, runtime.device, inputs)
         with directory.exclusive():
@@ -73,9 +73,7 @@ def main(
                 params,
                 directory,
                 run.tracker,
-                on_evaluation=lambda step: run.tracker.text(
-                    samples(), f"samples/step-{step:06d}.txt"
-                ),
+                on_evaluation=show_samples,
                 shared=shared,
             )
 

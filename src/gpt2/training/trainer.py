@@ -122,8 +122,11 @@ class _Trainer:
         state, params, history, step = self.state, self.params, self.state.history, self.state.step
         started = time.perf_counter()
         factor = lr_factor(
-            *(step, self.steps),
-            *(params.warmup_steps, params.min_lr_fraction, params.decay_steps),
+            step,
+            self.steps,
+            params.warmup_steps,
+            params.min_lr_fraction,
+            params.decay_steps,
         )
         set_lr(state.optimizers, factor)
         batches = train(step)

@@ -182,11 +182,11 @@ def test_half_precision_is_widened(tmp_path, dtype):
         ),
         (
             lambda t: {**t, "h.1.attn.bias": torch.ones(1, 1, 20, 20)},
-            "h.1.attn.bias: is not the constant causal mask of 20 places",
+            "h.1.attn.bias: is not the constant causal mask of 20 positions",
         ),
         (
             lambda t: {**t, "h.1.attn.bias": torch.ones(1, 1, 10, 10).tril()},
-            "h.1.attn.bias: is not the constant causal mask of 20 places",
+            "h.1.attn.bias: is not the constant causal mask of 20 positions",
         ),
         (
             lambda t: {**t, "h.0.attn.masked_bias": torch.tensor(1.0)},
@@ -198,11 +198,11 @@ def test_half_precision_is_widened(tmp_path, dtype):
         ),
         (
             lambda t: {n: x.int() if n.endswith("wpe.weight") else x for n, x in t.items()},
-            "wpe.weight: type torch.int32, expected one of torch.float32",
+            "wpe.weight: dtype torch.int32, expected one of torch.float32",
         ),
         (
             lambda t: {n: x.double() if n.endswith("ln_f.bias") else x for n, x in t.items()},
-            "ln_f.bias: type torch.float64",
+            "ln_f.bias: dtype torch.float64",
         ),
     ],
 )
@@ -305,7 +305,7 @@ def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
         (lambda place: dict([*place.items()][:-1]), "its tensors are not those that"),
         (
             lambda place: {**place, "more": next(iter(place.values()))},
-            "index.json says it has: more",
+            "index.json lists: more",
         ),
     ],
 )
