@@ -289,7 +289,7 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
     """`transformers.Trainer` with its defaults, except that nothing is saved, shown or dropped."""
     import transformers
 
-    from gpt2.model.weights import to_openai
+    from gpt2.model.openai_tensors import to_openai
 
     gpu = device == "cuda"
     config = transformers.GPT2Config(

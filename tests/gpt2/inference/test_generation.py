@@ -24,7 +24,7 @@ from gpt2.inference.sampling import SamplingParams, choose, next_token_probabili
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2, Block
 from gpt2.model.kv_cache import CacheView
-from gpt2.model.weights import from_openai
+from gpt2.model.openai_tensors import from_openai
 
 CONFIG = GPT2Config(vocab_size=61, context_length=40, n_layer=2, n_head=2, n_embd=32)
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)

@@ -20,6 +20,7 @@ from gpt2.inference.sampling import SamplingParams
 from gpt2.model import config_file, weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.openai_tensors import to_openai
 from gpt2.training.loss import loss_sum
 from tests.hugging_face import TEXT, write_model
 
@@ -105,7 +106,7 @@ def test_what_transformers_writes_gives_its_logits_loss_gradients_and_tokens(
 
     loss.backward()
     theirs.loss.backward()
-    gradients = weights.to_openai({name: p.grad for name, p in ours.named_parameters()})
+    gradients = to_openai({name: p.grad for name, p in ours.named_parameters()})
     expected = {name: p.grad for name, p in peer.transformer.named_parameters()}
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -154,7 +155,7 @@ def test_old_spellings_load(tmp_path, dtype, prefix):
 def test_half_precision_is_widened(tmp_path, dtype):
     peer = peers_checkpoint(tmp_path)
     rewrite(tmp_path, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
-    loaded = weights.to_openai(weights.load(tmp_path).state_dict())
+    loaded = to_openai(weights.load(tmp_path).state_dict())
     for name, tensor in peer.transformer.state_dict().items():
         assert torch.equal(loaded[name], tensor.to(dtype).float()), name
 
@@ -252,7 +253,7 @@ def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(
     targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:]
     (loss_sum(ours, Batch(ids, targets)) / 38).backward()
-    gradients = weights.to_openai({name: p.grad for name, p in ours.named_parameters()})
+    gradients = to_openai({name: p.grad for name, p in ours.named_parameters()})
     expected = dict(peer.named_parameters())
     assert len(gradients) == len(expected)
     for name, gradient in gradients.items():

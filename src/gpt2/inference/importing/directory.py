@@ -17,10 +17,11 @@ from gpt2.inference.importing import llmc, nanogpt
 from gpt2.inference.importing.checkpoint import Checkpoint, plain_logits
 from gpt2.inference.text_model import PROMPT, exact_continuation
 from gpt2.model import weights
+from gpt2.model.openai_tensors import HEAD
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, in parts of the largest logit, that rounding may explain."""
-WITHOUT_BIAS = ("wte.weight", "wpe.weight", weights.HEAD)
+WITHOUT_BIAS = ("wte.weight", "wpe.weight", HEAD)
 BYTES = 256
 """Entries that our smallest vocabulary has, with one more for the end of a text."""
 
