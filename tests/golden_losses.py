@@ -1,6 +1,6 @@
-"""The losses of the first steps of the starter's training, as this kind of processor computes them.
+"""Losses of the first steps of the starter's training on this kind of processor.
 
-``python -m tests.golden_losses muon`` prints them; with ``--keep`` all of them become the golden
+``python -m tests.golden_losses muon`` prints them; with ``--keep``, all are recorded as the golden
 values of this kind, ``tests/golden/<kind>.json``. Environment variables choose a smaller kind (see
 `benchmarks.measure`), ``--dtype`` another dtype. The text is NumPy's documentation alone.
 """
@@ -45,7 +45,7 @@ def kind(runtime: Runtime) -> str:
 
 
 def losses(optimizer: str, dtype: str) -> dict[str, Any]:
-    """Of `STEPS` steps of both stages, from the same random weights."""
+    """Losses of `STEPS` steps of both stages, from the same random weights."""
     starter = load_yaml(ROOT / "params.yaml")
     changed = {**OPTIMIZERS[optimizer], "device": "cpu", "dtype": dtype}
     pretrain = PretrainParams(**{**starter["pretrain"], **changed})

@@ -53,7 +53,7 @@ def peers_checkpoint(directory: Path, **config: object) -> GPT2LMHeadModel:
 
 
 def seal(directory: Path) -> None:
-    """Give a directory that somebody else wrote a manifest of what is in it now."""
+    """Write the manifest of a directory that another program wrote."""
     contents = {path.name: path.read_bytes() for path in directory.iterdir()}
     with files.new_directory(directory) as new:
         for name in contents.keys() - {files.MANIFEST}:
@@ -74,7 +74,7 @@ def test_transformers_loads_our_directory_with_the_same_logits_and_tokens(saved,
     assert peer(batch, labels=batch).loss.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_what_was_saved_is_loaded_exactly(saved):
+def test_saved_weights_are_loaded_exactly(saved):
     model, directory = saved
     loaded = weights.load(directory, dropout=0.25)
     assert loaded.config == model.config.model_copy(update={"dropout": 0.25})
@@ -93,7 +93,7 @@ def test_our_file_has_openais_names_and_orientation(saved):
 
 @pytest.mark.parametrize("n_head", [1, 2, 4])
 @pytest.mark.parametrize("n_embd", [8, 16, 24])
-def test_what_transformers_writes_gives_its_logits_loss_gradients_and_tokens(
+def test_a_checkpoint_of_transformers_gives_its_logits_loss_gradients_and_tokens(
     tmp_path, n_head, n_embd
 ):
     peer = peers_checkpoint(tmp_path, n_head=n_head, n_embd=n_embd)
@@ -135,7 +135,7 @@ def plain(tensors):
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float32])
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_old_spellings_load(tmp_path, dtype, prefix):
+def test_old_checkpoint_variants_load(tmp_path, dtype, prefix):
     peer = peers_checkpoint(tmp_path)
 
     def age(tensors):
@@ -152,7 +152,7 @@ def test_old_spellings_load(tmp_path, dtype, prefix):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_widened(tmp_path, dtype):
+def test_half_precision_is_converted_to_float32(tmp_path, dtype):
     peer = peers_checkpoint(tmp_path)
     rewrite(tmp_path, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
     loaded = to_openai(weights.load(tmp_path).state_dict())
@@ -207,7 +207,7 @@ def test_half_precision_is_widened(tmp_path, dtype):
         ),
     ],
 )
-def test_anything_else_is_named_and_refused(tmp_path, change, expected):
+def test_other_tensors_are_refused(tmp_path, change, expected):
     peers_checkpoint(tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(UserError, match=expected):
@@ -226,7 +226,7 @@ def test_anything_else_is_named_and_refused(tmp_path, change, expected):
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map is .*'x.Y'"),
     ],
 )
-def test_variations_that_are_not_gpt2_are_refused(tmp_path, config, expected):
+def test_variants_that_are_not_gpt2_are_refused(tmp_path, config, expected):
     peers_checkpoint(tmp_path, **config)
     with pytest.raises(UserError, match=expected):
         weights.load(tmp_path)
@@ -243,7 +243,7 @@ VARIATIONS = [
 
 
 @pytest.mark.parametrize("config", VARIATIONS, ids=str)
-def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(tmp_path, config):
+def test_supported_variants_have_the_logits_and_gradients_of_transformers(tmp_path, config):
     peer = peers_checkpoint(tmp_path / "theirs", **config)
     ours = weights.load(tmp_path / "theirs").eval()
     ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -274,7 +274,7 @@ def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(
 
 
 @pytest.mark.parametrize("config", VARIATIONS, ids=str)
-def test_variations_survive_being_saved_here(tmp_path, tokenizer, config):
+def test_variants_are_saved_and_loaded(tmp_path, tokenizer, config):
     peer = peers_checkpoint(tmp_path / "theirs", vocab_size=300, **config)
     ours = weights.load(tmp_path / "theirs")
     weights.save(ours, tmp_path / "ours", tokenizer[1], tokenizer[0].end_of_text, {})
@@ -284,7 +284,7 @@ def test_variations_survive_being_saved_here(tmp_path, tokenizer, config):
     torch.testing.assert_close(again(ids).logits, peer(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
+def test_shards_give_the_same_model_as_one_file(tmp_path):
     peer = write_model(tmp_path, shard="8KB")
     index = json.loads((tmp_path / weights.INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 2
@@ -310,7 +310,7 @@ def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
         ),
     ],
 )
-def test_an_index_that_is_not_that_of_its_shards_is_refused(tmp_path, change, expected):
+def test_an_index_that_contradicts_its_shards_is_refused(tmp_path, change, expected):
     write_model(tmp_path, shard="8KB")
     path = tmp_path / weights.INDEX
     index = json.loads(path.read_text())
@@ -326,7 +326,7 @@ def test_an_untied_model_without_its_output_layer_is_refused(tmp_path):
         weights.load(tmp_path)
 
 
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
     peers_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
     seal(tmp_path)
@@ -350,7 +350,7 @@ def test_a_directory_without_a_model_says_so(tmp_path, foreign):
         weights.load(tmp_path / "gpt2", foreign=foreign)
 
 
-def test_only_others_may_leave_out_the_manifest(tmp_path):
+def test_only_foreign_directories_may_lack_a_manifest(tmp_path):
     write_model(tmp_path)
     assert weights.load(tmp_path, foreign=True).config.vocab_size == 90
     with pytest.raises(UserError, match=r"no manifest.json"):

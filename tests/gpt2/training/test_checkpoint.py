@@ -33,7 +33,7 @@ def step(model: GPT2, optimizers: list[torch.optim.Optimizer]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_what_is_packed_goes_on_as_if_nothing_had_happened(optimizer):
+def test_an_unpacked_state_continues_as_if_never_interrupted(optimizer):
     params = OptimizerParams(lr=0.01, optimizer=optimizer)
     torch.manual_seed(0)
     model = GPT2(CONFIG)
@@ -50,7 +50,7 @@ def test_what_is_packed_goes_on_as_if_nothing_had_happened(optimizer):
         assert torch.equal(a, b)
 
 
-def test_only_the_last_checkpoint_is_kept_and_comes_back(tmp_path):
+def test_only_the_last_checkpoint_is_kept_and_loaded(tmp_path):
     run = directory(tmp_path)
     run.save(1, {"note": "old"}, {"x": torch.ones(2)})
     run.save(2, {"note": "new"}, {"x": torch.zeros(3)})
@@ -69,7 +69,7 @@ def test_a_stale_checkpoint_is_not_used_and_the_log_names_the_key(tmp_path, capl
     with caplog.at_level(logging.INFO):
         assert directory(tmp_path, lr=0.2).load() is None
     assert "step 7 has another params.lr" in caplog.text
-    # Setting the value back finds it again.
+    # With the old value the checkpoint is found again.
     assert directory(tmp_path, lr=0.1).load() is not None
 
 
@@ -84,7 +84,7 @@ def test_other_data_and_other_code_are_named_too(tmp_path, caplog, changed, name
     assert f"step 7 has another {named}\n" in caplog.text
 
 
-def test_what_an_experiment_beside_it_deletes_or_leaves_damaged_stops_nobody(tmp_path):
+def test_a_damaged_checkpoint_of_another_run_is_skipped(tmp_path):
     other = directory(tmp_path, lr=0.1)
     other.save(7, {}, {"x": torch.ones(1)})
     (other.path / "step-00000007" / "state.json").write_text("half a fi")
@@ -96,7 +96,7 @@ def test_after_a_kill_the_latest_step_counts_whatever_the_clock_says(tmp_path):
     run.save(10, {}, {"x": torch.ones(1)})
     shutil.copytree(run.path / "step-00000010", tmp_path / "older")
     run.save(20, {}, {"x": torch.zeros(1)})
-    # Killed between two renames: both are there, and what was half-written before.
+    # Killed between two renames: both checkpoints are there, and an unfinished one.
     (tmp_path / "older").rename(run.path / "step-00000010")
     os.utime(run.path / "step-00000010", (2e9, 2e9))
     os.utime(run.path / "step-00000020", (0, 0))
@@ -145,7 +145,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_who_waits_for_another_process_says_so(tmp_path, caplog):
+def test_waiting_for_another_process_is_logged(tmp_path, caplog):
     run = directory(tmp_path)
     lock = run.path.with_suffix(".lock")
     command = [sys.executable, "-c", HOLDER, str(lock)]
