@@ -18,7 +18,6 @@ from gpt2.data.instructions import (
 from gpt2.model import weights
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
 from gpt2.training import finetuning
-from gpt2.training.checkpoint import RunDirectory, code_digest
 from gpt2.training.curves import write_curves
 from gpt2.training.finetuning import FinetuneParams, SampleAnswers
 from gpt2.training.trainer import fit
@@ -67,13 +66,8 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             run.tracker.text(text, f"samples/step-{step:06d}.txt")
 
         parent = files.digest(base_model_dir)
-        fingerprint = {
-            "params": params.model_dump(),
-            "base_model": parent,
-            "instructions": instructions_digest,
-            "code": code_digest(),
-        }
-        directory = RunDirectory(run.runs, "finetune", fingerprint)
+        inputs = {"base_model": parent, "instructions": instructions_digest}
+        directory = finetuning.run_directory(run.runs, params, inputs)
         with directory.exclusive():
             history = fit(
                 model,

@@ -1,6 +1,7 @@
 """How a model is finetuned to follow instructions (tutorial part 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gpt2.core.device import Runtime
@@ -11,6 +12,7 @@ from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.generation import generate
 from gpt2.inference.sampling import SamplingParams
 from gpt2.model.gpt2 import GPT2
+from gpt2.training.checkpoint import RunDirectory, code_digest
 from gpt2.training.history import History
 from gpt2.training.params import TrainParams
 
@@ -32,6 +34,15 @@ class FinetuneParams(TrainParams, InstructionParams):
     """Validation records that the model answers at each evaluation."""
     sampling: SamplingParams
     """How it answers them."""
+
+
+def run_directory(root: Path, params: FinetuneParams, inputs: Mapping[str, str]) -> RunDirectory:
+    """Where a run keeps its checkpoints.
+
+    ``inputs``: digests of everything else that the result depends on, by name.
+    """
+    fingerprint = {"params": params.model_dump(), "code": code_digest(), **inputs}
+    return RunDirectory(root, "finetune", fingerprint)
 
 
 class SampleAnswers:
