@@ -50,11 +50,6 @@ def linear_cross_entropy(
     return loss
 
 
-def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(V, C)`` with rows of zeros appended, whose logits and gradients are not used."""
-    return F.pad(weight.to(dtype), (0, 0, 0, -len(weight) % ALIGNMENT))
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
     """The forward pass computes the gradient too; the backward pass only scales it."""
 
@@ -90,6 +85,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *d_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         d_features, d_weight = ctx.saved_tensors
         return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 4
+
+
+def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(V, C)`` with rows of zeros appended, whose logits and gradients are not used."""
+    return F.pad(weight.to(dtype), (0, 0, 0, -len(weight) % ALIGNMENT))
 
 
 def _chunk_loss(logits: Tensor, targets: Tensor, needs_gradient: bool) -> Tensor:

@@ -63,9 +63,8 @@ class Pace:
             for inputs, _, lengths in batches
         ]
         tokens = sum(n for n, _ in sizes)
-        length = (
-            sum(n * n / texts for n, texts in sizes) / tokens
-        )  # mean over tokens, of their sequence's length
+        # The length of a token's sequence, averaged over the tokens.
+        length = sum(n * n / sequences for n, sequences in sizes) / tokens
         done = tokens * token_flops(self._config, length, n_targets / tokens)
         again = tokens * recomputed_flops(self._config, length) if self._recomputing else 0
         if self._warming_up:
@@ -113,6 +112,6 @@ def likely_cause(runtime: Runtime, busy: float) -> str:
         return f"Likely cause: other processes keep {busy:.1f} of {cores()} cores busy. End them"
     what = "processor" if runtime.device.type == "cpu" else "device"
     return (
-        f"Nothing else is busy here: the {what} is likely throttled (heat, saving of power, or a "
+        f"Nothing else is busy here: the {what} is likely throttled (heat, power saving, or a "
         "limit on what this container may use)"
     )
