@@ -32,8 +32,10 @@ from gpt2.data.sources.package_docs import documented_objects
 from gpt2.data.train_bpe import train_bpe
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training import trainer
-from gpt2.training.optim import make_optimizers
+from gpt2.training.loss import evaluate, loss_sum
+from gpt2.training.params import TrainParams
+from gpt2.training.state import TrainState
+from gpt2.training.trainer import train_step
 
 LR, BATCH, CONTEXT, SEED = 5e-5, 8, 1024, 123
 SIDES = ("ours", "tutorial")
@@ -119,12 +121,11 @@ def ours(
     validation: Sequence[Example],
 ) -> None:
     """Records end to end, bfloat16 where it is native, the chunked loss."""
-    params = trainer.TrainParams(lr=LR, batch_size=BATCH, grad_clip=None, beta2=0.999)
+    params = TrainParams(lr=LR, batch_size=BATCH, grad_clip=None, beta2=0.999)
     runtime = choose_runtime(DeviceParams(device="cpu"))
     model = GPT2(config)
     model.load_state_dict(weights)
-    optimizers = make_optimizers(model, params, runtime.dtype)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainState.create(model, params, runtime)
     collator = partial(collate, loss_on="all")
     batches = InstructionBatches(train, BATCH, None, SEED, collator)
     steps = iter(range(10**6))
@@ -132,14 +133,11 @@ def ours(
     def epoch() -> None:
         model.train()
         for _ in range(batches.steps_per_epoch):
-            step = next(steps)
-            trainer.train_step(
-                trainer.loss_sum, model, batches(step), optimizers, scaler, runtime, params, step
-            )
+            train_step(state, batches(next(steps)), loss_sum, runtime, params.grad_clip)
 
     def result() -> dict[str, float]:
         held_out = evaluation_batches(validation, BATCH, collator)
-        return {"val_loss": trainer.evaluate(model, held_out, runtime).loss}
+        return {"val_loss": evaluate(model, held_out, runtime).loss}
 
     serve(epoch, result)
 

@@ -24,7 +24,7 @@ from gpt2.inference.generation.loop import generate, stream
 from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.model.weights import to_openai
+from gpt2.model.openai_tensors import to_openai
 from gpt2.pipeline.estimate import parameters
 from gpt2.training.flops import measured_rate
 

@@ -38,10 +38,13 @@ from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.tracking.tracker import NullTracker
-from gpt2.training import trainer
 from gpt2.training.checkpoint import RunDirectory
+from gpt2.training.execution import choose_loss
 from gpt2.training.flops import timed
-from gpt2.training.optim import make_optimizers
+from gpt2.training.loss import loss_sum
+from gpt2.training.params import TrainParams
+from gpt2.training.state import TrainState
+from gpt2.training.trainer import fit, train_step
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.03}
 """Of logits, loss and gradients against the CPU's in float32: the difference's norm over theirs."""
@@ -133,7 +136,7 @@ def computed(model: GPT2, batch: Batch, runtime: Runtime) -> dict[str, Tensor]:
     """Logits, mean loss and all gradients, in float32 on the CPU."""
     there, moved = deepcopy(model).to(runtime.device), batch.to(runtime.device)
     with runtime.autocast():
-        loss = trainer.loss_sum(there, moved) / batch.targets.numel()
+        loss = loss_sum(there, moved) / batch.targets.numel()
         with torch.no_grad():
             logits = there.logits(there.features(moved.inputs, lengths=moved.lengths))
     gradients = torch.autograd.grad(loss, [*there.parameters()])
@@ -186,14 +189,14 @@ def train(directory: Path, runtime: Runtime, wait_at: int | None) -> None:
         tokens = torch.randint(512, (8, 65), generator=torch.Generator().manual_seed(step))
         return [Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())]
 
-    params = trainer.TrainParams(
+    params = TrainParams(
         lr=1e-3,
         batch_size=8,
         device=runtime.device.type,  # type: ignore[arg-type]  # one of those that there are
         checkpoint_interval=CHECKPOINT,
     )
     run_directory = RunDirectory(directory, "gpu", {})
-    trainer.fit(model, STEPS, batches, lambda: batches(-1), params, run_directory, NullTracker())
+    fit(model, STEPS, batches, lambda: batches(-1), params, run_directory, NullTracker())
     save_file(model.cpu().state_dict(), directory / "weights.safetensors")
 
 
@@ -245,15 +248,14 @@ def stepping(
     config: GPT2Config, runtime: Runtime, compiled: bool
 ) -> Callable[[Sequence[Example]], object]:
     """The trainer's step, of a model of its own."""
-    params = trainer.TrainParams(lr=5e-5, batch_size=1, compile=compiled)
+    params = TrainParams(lr=5e-5, batch_size=1, compile=compiled)
     model = GPT2(config).to(runtime.device).train()
-    optimizers = make_optimizers(model, params, runtime.dtype)
-    scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
-    loss_of = trainer.choose_loss(model, params, runtime, steps=10**6)
+    state = TrainState.create(model, params, runtime)
+    loss_of = choose_loss(model, params, runtime, steps=10**6)
 
     def step(texts: Sequence[Example]) -> None:
         batch = collate(texts, loss_on="all").to(runtime.device)
-        trainer.train_step(loss_of, model, [batch], optimizers, scaler, runtime, params, step=0)
+        train_step(state, [batch], loss_of, runtime, params.grad_clip)
 
     return step
 

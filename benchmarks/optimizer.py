@@ -20,8 +20,9 @@ from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.tracking.tracker import track
 from gpt2.training.checkpoint import RunDirectory
+from gpt2.training.history import History
 from gpt2.training.pretraining import PretrainParams
-from gpt2.training.trainer import History, fit
+from gpt2.training.trainer import fit
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 """AdamW's learning rates."""

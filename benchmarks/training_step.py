@@ -29,8 +29,11 @@ from gpt2.core.device import DeviceParams, choose_runtime, dtype_name, peak_memo
 from gpt2.data.batch import Batch
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training import flops, trainer
-from gpt2.training.optim import make_optimizers
+from gpt2.training import flops
+from gpt2.training.execution import choose_loss
+from gpt2.training.params import TrainParams
+from gpt2.training.state import TrainState
+from gpt2.training.trainer import train_step
 
 
 @dataclass(frozen=True)
@@ -230,22 +233,19 @@ class Indispensable(TorchDispatchMode):
 def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> None:
     """The step of `gpt2.training.trainer`, with its defaults; compiled on a GPU only."""
     compiled = compiled and device == "cuda"
-    params = trainer.TrainParams(lr=6e-4, batch_size=shape.B, compile=compiled)
+    params = TrainParams(lr=6e-4, batch_size=shape.B, compile=compiled)
     runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
     model = GPT2(shape.config)
     model.load_state_dict(weights)
     model.to(runtime.device).train()
-    optimizers = make_optimizers(model, params, runtime.dtype)
-    scaler = torch.amp.GradScaler(device, enabled=False)
-    loss_of = trainer.choose_loss(model, params, runtime, steps=10**6)
+    state = TrainState.create(model, params, runtime)
+    loss_of = choose_loss(model, params, runtime, steps=10**6)
     batch = Batch(*shape.batch(device))
     losses: list[float] = []
     peaks: list[float] = []
 
     def step() -> None:
-        update = trainer.train_step(
-            loss_of, model, [batch], optimizers, scaler, runtime, params, step=0
-        )
+        update = train_step(state, [batch], loss_of, runtime, params.grad_clip)
         losses.append(update.loss)
 
     def result() -> dict[str, Any]:
@@ -289,7 +289,7 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
     """`transformers.Trainer` with its defaults, except that nothing is saved, shown or dropped."""
     import transformers
 
-    from gpt2.model.weights import to_openai
+    from gpt2.model.openai_tensors import to_openai
 
     gpu = device == "cuda"
     config = transformers.GPT2Config(

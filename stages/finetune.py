@@ -1,6 +1,5 @@
 """Stage ``finetune``: the model learns to answer instructions (tutorial part 5)."""
 
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +14,15 @@ from gpt2.data.instructions import (
     evaluation_batches,
     examples_of,
     load_records,
-    prompt,
 )
-from gpt2.inference.generation.loop import generate
 from gpt2.model import weights
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
-from gpt2.pipeline.training_stage import report
-from gpt2.training.checkpoint import RunDirectory, code_digest
-from gpt2.training.finetuning import FinetuneParams
+from gpt2.training import finetuning
+from gpt2.training.curves import write_curves
+from gpt2.training.finetuning import FinetuneParams, SampleAnswers
 from gpt2.training.trainer import fit
 
-log = logging.getLogger(__name__)
+PLOT = Path("plots", "finetune.csv")
 
 
 @click.command(epilog=EXAMPLES.format("finetune"))
@@ -40,7 +37,7 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
         model = weights.load(base_model_dir, params.dropout)
         tokenizer = weights.load_tokenizer(base_model_dir, model)
         runtime = choose_runtime(params)
-        T = model.config.context_length
+        T, B = model.config.context_length, params.batch_size
 
         instructions_digest = files.read_seal(instructions_file)
         records = choose_records(
@@ -60,75 +57,36 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             rows=len(train),
             tokens=sum(len(example.ids) for example in train),
         )
-        collator = partial(collate, loss_on=params.loss_on)
-        batches = InstructionBatches(
-            train, params.batch_size, params.micro_batch_size, params.seed, collator
-        )
-        asked = [
-            (record, ids)
-            for record in records
-            if record.split == "validation"
-            and len(ids := tokenizer.encode(prompt(record.instruction, record.input))) < T
-        ][: params.sample_records]
+        packed = partial(collate, loss_on=params.loss_on)
+        batches = InstructionBatches(train, B, params.micro_batch_size, params.seed, packed)
+        samples = SampleAnswers(records, params.sample_records, tokenizer, T)
 
         def show_samples(step: int) -> None:
-            prompts = [ids for _, ids in asked]
-            answers = generate(
-                *(model, prompts, params.sampling, tokenizer.end_of_text, runtime),
-                tokenizer=tokenizer,
-            )
-            texts = [
-                f"{prompt(record.instruction, record.input)}{tokenizer.decode(ids)}\n"
-                f"(expected: {record.output})"
-                for (record, _), ids in zip(asked, answers, strict=True)
-            ]
-            run.tracker.text("\n\n---\n\n".join(texts) + "\n", f"samples/step-{step:06d}.txt")
+            text = samples.text(model, params.sampling, runtime)
+            run.tracker.text(text, f"samples/step-{step:06d}.txt")
 
-        run_directory = RunDirectory(
-            run.runs,
-            "finetune",
-            {
-                "params": params.model_dump(),
-                "base_model": files.digest(base_model_dir),
-                "instructions": instructions_digest,
-                "code": code_digest(),
-            },
-        )
-        with run_directory.exclusive():
+        parent = files.digest(base_model_dir)
+        inputs = {"base_model": parent, "instructions": instructions_digest}
+        directory = finetuning.run_directory(run.runs, params, inputs)
+        with directory.exclusive():
             history = fit(
                 model,
                 params.epochs * batches.steps_per_epoch,
                 batches,
-                lambda: evaluation_batches(
-                    validation, params.micro_batch_size or params.batch_size, collator
-                ),
+                lambda: evaluation_batches(validation, params.micro_batch_size or B, packed),
                 params,
-                run_directory,
+                directory,
                 run.tracker,
                 keep="best",
                 on_evaluation=show_samples,
             )
 
-            metrics = {
-                "val_loss": history.best["val_loss"],
-                "val_loss_before": history.evaluations[0]["val_loss"],
-                "best_step": history.best["step"],
-                "train_records": len(train),
-                "records_too_long": n_long,
-                "records_left_out": n_dropped,
-            }
-            facts = {
-                "stage": "finetune",
-                "parent": files.digest(base_model_dir),
-                "prompt": "alpaca",
-                "tokens_seen": history.tokens,
-                "val_loss": history.best["val_loss"],
-                "tokenizer": tokenizer.fingerprint,
-                "params": params.model_dump(),
-            }
+            facts = finetuning.facts(params, history, tokenizer, parent)
             weights.save(model, model_dir, base_model_dir, tokenizer.end_of_text, facts)
-            report(run, history, metrics, model_dir, best_by="val_loss")
-            run_directory.clear()
+            write_curves(history, PLOT, run.tracker)
+            run.metrics(finetuning.metrics(history, len(train), n_long, n_dropped), history.speed)
+            run.tracker.model(model_dir, best_by="val_loss")
+            directory.clear()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage ``pretrain``: a GPT-2 learns the language of the corpus (tutorial part 4)."""
+"""Stage ``pretrain``: a GPT-2 learns to predict the next token of the corpus (tutorial part 4)."""
 
 from pathlib import Path
 
@@ -9,15 +9,14 @@ from gpt2.core import files
 from gpt2.core.device import choose_runtime
 from gpt2.data.shards import Tokens, TrainingWindows, evaluation_batches
 from gpt2.data.tokenizer.bpe import Tokenizer
-from gpt2.inference.generation.loop import generate
 from gpt2.model import weights
-from gpt2.model.config import GPT2Config
-from gpt2.model.gpt2 import GPT2
 from gpt2.pipeline.stage import EXAMPLES, NO_WEIGHTS, as_program, running
-from gpt2.pipeline.training_stage import micro_batches, report
-from gpt2.training.checkpoint import RunDirectory, SharedState, code_digest
-from gpt2.training.pretraining import PretrainParams, load_initial
-from gpt2.training.trainer import Evaluation, compiles, fit
+from gpt2.training import pretraining
+from gpt2.training.curves import write_curves
+from gpt2.training.pretraining import PretrainParams, initial_model, micro_batches, sample_text
+from gpt2.training.trainer import fit
+
+PLOT = Path("plots", "pretrain.csv")
 
 
 @click.command(epilog=EXAMPLES.format("pretrain"))
@@ -41,11 +40,11 @@ def main(
         train = Tokens.open(tokens_dir, "train", tokenizer.fingerprint)
         validation = Tokens.open(tokens_dir, "validation", tokenizer.fingerprint)
         runtime = choose_runtime(params)
-        tokens_digest = files.digest(tokens_dir)
+        digest = files.digest(tokens_dir)
         run.tracker.tags({"device": str(runtime.device), "initial_weights": str(initial_weights)})
         run.tracker.dataset(
             "tokens/train",
-            digest=tokens_digest,
+            digest=digest,
             source=tokens_dir,
             context="training",
             rows=train.documents,
@@ -53,72 +52,38 @@ def main(
         )
 
         torch.manual_seed(params.seed)
-        parent: dict[str, str] = {}
-        if initial_weights == NO_WEIGHTS:
-            model = GPT2(GPT2Config(vocab_size=tokenizer.n_vocab, **params.model.model_dump()))
-        else:
-            model = load_initial(initial_weights, params.model, tokenizer)
-            parent["parent"] = files.digest(initial_weights)
+        start = None if initial_weights == NO_WEIGHTS else initial_weights
+        model = initial_model(params.model, tokenizer, start)
+        parent = {} if start is None else {"parent": files.digest(start)}
         T, B = params.model.context_length, params.batch_size
         windows = TrainingWindows(train, T, B, params.seed)
-        prompt_ids = [tokenizer.encode(prompt) for prompt in params.prompts]
 
         def show_samples(step: int) -> None:
-            continued = generate(
-                *(model, prompt_ids, params.sampling, tokenizer.end_of_text, runtime),
-                tokenizer=tokenizer,
-            )
-            texts = [
-                prompt + tokenizer.decode(ids)
-                for prompt, ids in zip(params.prompts, continued, strict=True)
-            ]
-            run.tracker.text("\n\n---\n\n".join(texts) + "\n", f"samples/step-{step:06d}.txt")
+            text = sample_text(model, params.prompts, tokenizer, params.sampling, runtime)
+            run.tracker.text(text, f"samples/step-{step:06d}.txt")
 
-        fingerprint = {
-            "params": params.model_dump(),
-            "tokens": tokens_digest,
-            "tokenizer": tokenizer.fingerprint,
-            "code": code_digest(),
-            **parent,
-        }
-        run_directory = RunDirectory(run.runs, "pretrain", fingerprint)
-        of_any_length = {
-            "params": params.model_dump(exclude={"steps"}),
-            "compile": compiles(params, runtime.device, params.steps),
-        }
-        shared = SharedState(run.runs, "pretrain", fingerprint | of_any_length)
-        with run_directory.exclusive():
+        inputs = {"tokens": digest, "tokenizer": tokenizer.fingerprint, **parent}
+        directory, shared = pretraining.run_directories(run.runs, params, runtime.device, inputs)
+        with directory.exclusive():
             history = fit(
                 model,
                 params.steps,
                 lambda step: micro_batches(windows(step), params.micro_batch_size),
                 lambda: evaluation_batches(validation, T, params.micro_batch_size or B),
                 params,
-                run_directory,
+                directory,
                 run.tracker,
                 on_evaluation=show_samples,
                 shared=shared,
             )
 
-            result = Evaluation(history.evaluations[-1]["val_loss"], len(validation) - 1)
-            metrics = {
-                "val_loss": result.loss,
-                "perplexity": result.perplexity,
-                "bits_per_byte": result.bits_per_byte(validation.text_bytes),
-                "parameters": sum(tensor.numel() for tensor in model.parameters()),
-                "epochs": params.steps / windows.steps_per_epoch,
-            }
-            training = {
-                "stage": "pretrain",
-                **parent,
-                "tokens_seen": history.tokens,
-                "val_loss": result.loss,
-                "tokenizer": tokenizer.fingerprint,
-                "params": params.model_dump(),
-            }
-            weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, training)
-            report(run, history, metrics, model_dir, best_by="bits_per_byte")
-            run_directory.clear()
+            facts = pretraining.facts(params, history, tokenizer, parent)
+            weights.save(model, model_dir, tokenizer_dir, tokenizer.end_of_text, facts)
+            write_curves(history, PLOT, run.tracker)
+            epochs = params.steps / windows.steps_per_epoch
+            run.metrics(pretraining.metrics(model, history, validation, epochs), history.speed)
+            run.tracker.model(model_dir, best_by="bits_per_byte")
+            directory.clear()
 
 
 if __name__ == "__main__":

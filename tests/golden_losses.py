@@ -1,8 +1,8 @@
-"""The losses of the first steps of the starter's training, as this kind of processor computes them.
+"""Losses of the first steps of the starter's training on this kind of processor.
 
-``python -m tests.golden_losses muon`` prints them; with ``--keep`` all of them become the golden
+``python -m tests.golden_losses muon`` prints them; with ``--keep``, all are recorded as the golden
 values of this kind, ``tests/golden/<kind>.json``. Environment variables choose a smaller kind (see
-`benchmarks.measure`), ``--dtype`` another number format. The text is NumPy's documentation alone.
+`benchmarks.measure`), ``--dtype`` another dtype. The text is NumPy's documentation alone.
 """
 
 import json
@@ -24,10 +24,12 @@ from gpt2.data.train_bpe import train_bpe
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.training.finetuning import FinetuneParams
-from gpt2.training.optim import lr_factor, make_optimizers, set_lr
+from gpt2.training.loss import loss_sum
+from gpt2.training.optim import lr_factor, set_lr
 from gpt2.training.params import TrainParams
 from gpt2.training.pretraining import PretrainParams
-from gpt2.training.trainer import loss_sum, train_step
+from gpt2.training.state import TrainState
+from gpt2.training.trainer import train_step
 from scripts.deps import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,13 +39,13 @@ STEPS = 20
 
 
 def kind(runtime: Runtime) -> str:
-    """Such as ``avx2-float32``: the instructions that torch uses, and the number format."""
+    """Such as ``avx2-float32``: the instructions that torch uses, and the dtype."""
     used = torch.backends.cpu.get_cpu_capability().lower()
     return f"{used}-{dtype_name(runtime.dtype)}"
 
 
 def losses(optimizer: str, dtype: str) -> dict[str, Any]:
-    """Of `STEPS` steps of both stages, from the same random weights."""
+    """Losses of `STEPS` steps of both stages, from the same random weights."""
     starter = load_yaml(ROOT / "params.yaml")
     changed = {**OPTIMIZERS[optimizer], "device": "cpu", "dtype": dtype}
     pretrain = PretrainParams(**{**starter["pretrain"], **changed})
@@ -79,15 +81,12 @@ def train(
 ) -> list[float]:
     """The first losses of a training whose learning rate falls over ``steps``."""
     torch.manual_seed(params.seed)
-    model = GPT2(config).train()
-    optimizers = make_optimizers(model, params, runtime.dtype)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    state = TrainState.create(GPT2(config).train(), params, runtime)
     found = []
     for step in range(STEPS):
-        set_lr(optimizers, lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction))
-        update = train_step(
-            loss_sum, model, batches(step), optimizers, scaler, runtime, params, step
-        )
+        factor = lr_factor(step, steps, params.warmup_steps, params.min_lr_fraction)
+        set_lr(state.optimizers, factor)
+        update = train_step(state, batches(step), loss_sum, runtime, params.grad_clip)
         found.append(round(update.loss, 6))
     return found
 

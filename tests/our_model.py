@@ -11,7 +11,7 @@ from gpt2.model.gpt2 import GPT2
 
 
 def write_our_model(place: Path, text: str, context_length: int, seed: int) -> Path:
-    """Its directory in ``place``; weights are larger than usual, so that its tokens are no ties."""
+    """Write it in ``place``; its weights are large, so that no two tokens have equal logits."""
     torch.manual_seed(seed)
     tokenizer = train_bpe([text] * 2, 340)
     (place / "tokenizer").mkdir()

@@ -19,9 +19,10 @@ from gpt2.inference.generation.loop import generate
 from gpt2.inference.generation.sampling import SamplingParams, next_token_probabilities
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training.optim import make_optimizers
+from gpt2.training.loss import evaluate, loss_sum
 from gpt2.training.params import TrainParams
-from gpt2.training.trainer import evaluate, loss_sum, train_step
+from gpt2.training.state import TrainState
+from gpt2.training.trainer import train_step
 
 CONFIG = GPT2Config(vocab_size=96, context_length=32, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -58,11 +59,9 @@ def ragged() -> Batch:
 def training(batch: Callable[[], Batch], optimizer: str, runtime: Runtime) -> Iterator[None]:
     """Two steps, as the first update has no momentum yet."""
     params = TrainParams(batch_size=3, lr=1e-3, optimizer=optimizer)
-    model = GPT2(CONFIG).train()
-    optimizers = make_optimizers(model, params, runtime.dtype)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    for step in range(2):
-        train_step(loss_sum, model, [batch()], optimizers, scaler, runtime, params, step)
+    state = TrainState.create(GPT2(CONFIG).train(), params, runtime)
+    for _ in range(2):
+        train_step(state, [batch()], loss_sum, runtime, params.grad_clip)
         yield
 
 

@@ -1,9 +1,9 @@
-"""Twenty steps of the starter's training give the losses that they gave before.
+"""The first twenty steps of the starter's training give the recorded losses.
 
-So a change of numerics is seen, also one that no other test minds. Whoever means one writes the
-values anew: ``python -m tests.golden_losses --keep``. Golden values carry the kind of processor:
-kinds differ in the order of sums, and processors of one kind by their maker's libraries. The kind
-that this machine computes as by itself is tested always, smaller ones with ``-m slow``.
+This detects every change of numerics, even one that no other test notices. After an intended one,
+record the values again: ``python -m tests.golden_losses --keep``. There are golden values for each
+kind of processor: kinds differ in the order of sums, and processors of one kind in their vendor's
+libraries. The default kind of this machine is always tested, smaller kinds with ``-m slow``.
 """
 
 import json

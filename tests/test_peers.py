@@ -21,7 +21,7 @@ from gpt2.data.train_bpe import train_bpe
 from gpt2.model import weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training.trainer import evaluate
+from gpt2.training.loss import evaluate
 from tests import yaml12
 
 CONTEXT = 32

@@ -57,7 +57,7 @@ def test_transformers_loads_the_finetuned_model_with_our_loss(pipeline):
     from gpt2.core.device import Runtime
     from gpt2.data.shards import Tokens, evaluation_batches
     from gpt2.model import weights
-    from gpt2.training.trainer import evaluate
+    from gpt2.training.loss import evaluate
 
     directory = pipeline.directory / "data/models/finetuned"
     peer = AutoModelForCausalLM.from_pretrained(directory).eval()
@@ -187,11 +187,11 @@ def test_more_steps_go_on_and_end_as_if_they_had_been_asked_for_at_once(copy):
     short = results()
     copy.set("pretrain.steps", 41)
     said = copy.call("dvc", "repro", "pretrain")
-    assert "going on from step 30 of the run of 30 steps" in said
+    assert "resuming from step 30 of the run of 30 steps" in said
     longer = results()
     shutil.rmtree(copy.directory / "data/runs")
     said = copy.call("dvc", "repro", "--force", "--single-item", "pretrain")
-    assert "going on" not in said
+    assert "resuming from" not in said
     assert results() == longer
     # What DVC restores is the shorter run, as it was.
     copy.set("pretrain.steps", 30)

@@ -251,7 +251,7 @@ def test_a_stopped_training_goes_on_and_ends_as_an_undisturbed_one(
 
     again = start_stage(place, "pretrain")
     said = wait_for(again, f"pretrain: step {100 * (step // 100 + 1)}: val_loss")
-    assert f"going on from the checkpoint at step {step}\n" in said
+    assert f"resuming from the checkpoint at step {step}\n" in said
     again.terminate()
     said, _ = again.communicate()
     assert again.returncode == 128 + signal.SIGTERM, said
@@ -279,7 +279,7 @@ def test_a_stale_checkpoint_is_not_used_and_what_differs_is_named(
     tokenize = start_stage(place, "tokenize", MLFLOW_TRACKING_URI="off")
     said, _ = tokenize.communicate()
     assert tokenize.returncode == 0, said
-    with (place / "stages" / "training.py").open("a") as code:
+    with (place / "stages" / "pretrain.py").open("a") as code:
         code.write("# other code\n")
     process = start_stage(place, "pretrain", MLFLOW_TRACKING_URI="off")
     said = wait_for(process, "pretrain: step 0: val_loss")
@@ -414,7 +414,7 @@ def test_a_clock_that_jumps_while_a_stage_trains_changes_nothing(
     again = start_stage(place, "pretrain", **shifted)
     reference = start_stage(undisturbed, "pretrain")
     said = wait_for(again, "pretrain: step 300: val_loss")
-    assert f"going on from the checkpoint at step {step}\n" in said
+    assert f"resuming from the checkpoint at step {step}\n" in said
     clock.write_text("+1d")
     for process in (again, reference):
         said, _ = process.communicate()

@@ -1,4 +1,4 @@
-"""Pretraining that goes on with the weights of a checkpoint that ``transformers`` has written."""
+"""Pretraining from the weights of a checkpoint that ``transformers`` has written."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ TEXTS = [
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A corpus and no tokenizer, as the stage `download` leaves them."""
+    """A corpus without a tokenizer, as the stage `download` writes them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -51,7 +51,7 @@ def write_params(kind: dict[str, Any] | None = None, **settings: Any) -> None:
 
 
 def import_model(**config: Any) -> GPT2LMHeadModel:
-    """A checkpoint of the user's own, through the stage that takes it over."""
+    """Import the user's checkpoint with the stage that does so."""
     peer = write_checkpoint(Path("own"), **config)
     write_params()
     done = CliRunner().invoke(download_gpt2_weights.main, ["--model-dir", str(MODEL)])
@@ -71,7 +71,7 @@ def run_pretrain() -> Result:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_training_goes_on_with_the_weights_and_the_vocabulary_of_a_model(optimizer: str) -> None:
+def test_training_starts_from_the_weights_and_the_vocabulary_of_a_model(optimizer: str) -> None:
     peer = import_model()
     write_params(optimizer=optimizer)
     assert run_tokenize().exit_code == 0
@@ -98,7 +98,7 @@ def test_training_goes_on_with_the_weights_and_the_vocabulary_of_a_model(optimiz
     made = AutoModelForCausalLM.from_pretrained(OUTPUT)
     assert made.config.n_positions == 32
     moved = (made.transformer.wpe.weight - peer.transformer.wpe.weight[:32]).abs().max()
-    assert 0 < moved < 0.5  # of numbers that were 0.2 apart: it is still that model
+    assert 0 < moved < 0.5  # small changes: it is still that model
 
 
 def test_random_weights_have_no_parent() -> None:

@@ -103,7 +103,7 @@ def import_(
     directly from the checkpoint's tensors. No code in the checkpoint is executed.
     """
     from gpt2.inference.importing import directory
-    from gpt2.inference.text_model import PROMPT
+    from gpt2.inference.verification import PROMPT
 
     proof = directory.import_checkpoint(
         *(checkpoint, output, tokenizer),

@@ -17,6 +17,7 @@ from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.tokenizer.files import END_OF_TEXT, MERGES, VOCAB, vocabulary
 from gpt2.model import weights
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.openai_tensors import HEAD
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -137,7 +138,7 @@ def _write(writer: "GGUFWriter", model: GPT2, quantization: Quantization) -> Non
     formats = {name: _format(name, tensor.shape, quantization) for name, tensor in tensors.items()}
     # Without a tensor for the output layer, llama.cpp uses the token embedding (tied weights).
     for name, tensor in tensors.items():
-        full = name if name == weights.HEAD else f"transformer.{name}"
+        full = name if name == HEAD else f"transformer.{name}"
         gguf_name = names.get_name(full, try_suffixes=(".weight", ".bias"))
         if gguf_name is None:
             raise ValueError(f"GGUF has no name for {name}")

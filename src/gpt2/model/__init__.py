@@ -1,1 +1,1 @@
-"""The GPT-2 itself: attention, loss, and its file format."""
+"""The GPT-2 model: attention, loss, and its file format."""

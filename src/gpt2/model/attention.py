@@ -1,12 +1,14 @@
-"""Causal attention (Vaswani et al. 2017, 3.2.1; tutorial part 2).
+"""Causal attention for training (Vaswani et al. 2017, 3.2.1; tutorial part 2).
 
-On a GPU PyTorch does it. Its kernel for a CPU is slow at the derivative, and slower with dropout:
-here queries go in blocks, each of which looks only at the keys up to its own end, in products large
-enough to be fast.
+A GPU uses PyTorch's `scaled_dot_product_attention`. Its CPU kernel has a slow backward pass, and is
+slower still with dropout. So on a CPU queries are computed in blocks: each block reads only the
+keys up to its own end, in matrix products that are large enough to be fast.
+
+Shapes: B sequences, T tokens of each, H heads of D channels; packed sequences are one row, B = 1.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,22 +16,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 128
-"""Queries in a block: fewer waste less on what is masked, more make larger products."""
+"""Queries in a block: smaller blocks waste less on masked scores, larger ones make larger products.
+"""
 STEP = 64
-"""Texts of unequal length are padded to multiples of it, here only, and those of one width go side
-by side: a product of a shape that a CPU has not met yet costs more than some padding."""
+"""Packed sequences are padded to multiples of this length, inside this module only, and sequences
+of equal padded length are computed as one batch. On a CPU, a product of a new shape costs more than
+some padding."""
+
+Attention = Callable[[Tensor, float, Tensor | None], Tensor]
+"""`causal_attention`, or a function like it."""
 
 
 def causal_attention(qkv: Tensor, dropout: float = 0.0, lengths: Tensor | None = None) -> Tensor:
-    """For each token the mean of the values so far, weighted by its query's likeness to their keys.
-
-    Shapes: B sequences, T tokens of each, H heads of D channels.
+    """Softmax attention: for each token a weighted mean of the values up to it.
 
     Args:
-        qkv: ``(B, T, 3, H, D)``: queries, keys and values, in one number format.
-        dropout: probability of leaving out a weight.
-        lengths: of texts that stand end to end in the one sequence and do not see each other;
-            ``(texts,)`` on the CPU, which plans by them; their sum is T.
+        qkv: ``(B, T, 3, H, D)``: queries, keys and values, all of one dtype.
+        dropout: probability of dropping an attention weight.
+        lengths: lengths of packed sequences, which do not attend to each other: ``(sequences,)``,
+            on the CPU; their sum is T.
 
     Returns:
         ``(B, T, H, D)``.
@@ -39,40 +44,38 @@ def causal_attention(qkv: Tensor, dropout: float = 0.0, lengths: Tensor | None =
     return _in_blocks(qkv, dropout, lengths)
 
 
-def keep_from_compiler() -> None:
-    """To be called before a model is compiled: on a CPU attention has nothing to fuse, and many
-    shapes, and so have texts of unequal length on any device. A decorator would load the compiler,
-    which takes a second, into every process."""
-    global _in_blocks, _of_texts
-    _in_blocks = torch.compiler.disable(_in_blocks)  # type: ignore[no-untyped-call]  # torch has no type
-    _of_texts = torch.compiler.disable(_of_texts)  # type: ignore[no-untyped-call]  # torch has no type
+def compilable_attention() -> Attention:
+    """`causal_attention` for a model that is compiled.
 
+    The compiler does not trace it on a CPU, where there is nothing to fuse, nor for packed
+    sequences, whose shapes change with every batch. A function instead of a decorator, because
+    ``torch.compiler.disable`` imports the compiler, which takes a second.
+    """
+    untraced: Attention = torch.compiler.disable(causal_attention)  # type: ignore[no-untyped-call]  # torch has no type
 
-def _in_blocks(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
-    B, T, _, H, D = qkv.shape
-    every = _Group(T, list(range(0, B * T, T)), [T] * B)
-    groups = [every] if lengths is None else _by_width(lengths)
-    mixed = _CausalAttention.apply(  # type: ignore[no-untyped-call]  # torch has no type
-        qkv.flatten(0, 1), dropout, groups
-    )
-    return cast(Tensor, mixed).view(B, T, H, D)
+    def attention(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
+        if qkv.device.type == "cpu" or lengths is not None:
+            return untraced(qkv, dropout, lengths)
+        return causal_attention(qkv, dropout, lengths)
+
+    return attention
 
 
 def _fused(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
     if lengths is not None:
-        return _of_texts(qkv[0], dropout, lengths)[None]
+        return _packed(qkv[0], dropout, lengths)[None]
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each B H T D
     mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
     return mixed.transpose(1, 2)
 
 
-def _of_texts(qkv: Tensor, dropout: float, lengths: Tensor) -> Tensor:
-    """``(T, 3, H, D)`` of texts end to end to ``(T, H, D)``."""
-    return _varlen(qkv, lengths) if _flash(qkv, dropout) else _padded(qkv, dropout, lengths)
+def _packed(qkv: Tensor, dropout: float, lengths: Tensor) -> Tensor:
+    """``(T, 3, H, D)`` of packed sequences to ``(T, H, D)``."""
+    return _varlen(qkv, lengths) if _has_varlen(qkv, dropout) else _padded(qkv, dropout, lengths)
 
 
-def _flash(qkv: Tensor, dropout: float) -> bool:
-    """Whether FlashAttention's kernel for texts of unequal length takes this."""
+def _has_varlen(qkv: Tensor, dropout: float) -> bool:
+    """Whether FlashAttention's kernel for packed sequences supports these tensors."""
     return (
         qkv.device.type == "cuda"
         and torch.version.hip is None
@@ -84,7 +87,7 @@ def _flash(qkv: Tensor, dropout: float) -> bool:
 
 
 def _varlen(qkv: Tensor, lengths: Tensor) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # loads the compiler
+    from torch.nn.attention.varlen import varlen_attn  # imports the compiler
 
     ends = F.pad(lengths.cumsum(0), (1, 0)).to(qkv.device, torch.int32)
     longest = int(lengths.max())
@@ -94,39 +97,51 @@ def _varlen(qkv: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _padded(qkv: Tensor, dropout: float, lengths: Tensor) -> Tensor:
-    """With any device, format and dropout: texts of about one length side by side."""
+    """Packed sequences for any device, dtype and dropout: those of similar length as one batch."""
     T, _, H, D = qkv.shape
-    rows = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, 1))  # row T is what stands for padding
-    places: list[Tensor] = []
+    rows = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, 1))  # row T stands for padding
+    indices: list[Tensor] = []
     mixed: list[Tensor] = []
     for group in _by_width(lengths):
-        here = torch.arange(group.width)
+        offsets = torch.arange(group.width)
         starts, ends = torch.tensor(group.starts)[:, None], torch.tensor(group.lengths)[:, None]
-        place = (starts + here).where(here < ends, T).flatten().to(qkv.device)  # G * W
-        texts = rows.index_select(0, place).view(-1, group.width, 3, H, D)
-        q, k, v = texts.permute(2, 0, 3, 1, 4)  # each G H W D
+        index = (starts + offsets).where(offsets < ends, T).flatten().to(qkv.device)  # G * W
+        sequences = rows.index_select(0, index).view(-1, group.width, 3, H, D)
+        q, k, v = sequences.permute(2, 0, 3, 1, 4)  # each G H W D
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        places.append(place)
+        indices.append(index)
         mixed.append(y.transpose(1, 2).flatten(0, 1))
-    return rows.new_zeros(T + 1, H, D).index_copy(0, torch.cat(places), torch.cat(mixed))[:T]
+    return rows.new_zeros(T + 1, H, D).index_copy(0, torch.cat(indices), torch.cat(mixed))[:T]
+
+
+def _in_blocks(qkv: Tensor, dropout: float, lengths: Tensor | None) -> Tensor:
+    B, T, _, H, D = qkv.shape
+    whole = _Group(T, list(range(0, B * T, T)), [T] * B)
+    groups = [whole] if lengths is None else _by_width(lengths)
+    mixed = _CausalAttention.apply(  # type: ignore[no-untyped-call]  # torch has no type
+        qkv.flatten(0, 1), dropout, groups
+    )
+    return cast(Tensor, mixed).view(B, T, H, D)
 
 
 class _Group(NamedTuple):
-    """G texts that are computed side by side, as if each had W tokens: what is padded comes last,
-    so no text looks at it."""
+    """G sequences that are computed as one batch of width W.
+
+    Padding stands after the tokens of a sequence, so no token attends to it.
+    """
 
     width: int
     starts: list[int]
     lengths: list[int]
 
-    def is_all_of(self, flat: Tensor) -> bool:
-        """Whether there are no other texts and none is padded: then one copy moves them all."""
+    def covers(self, flat: Tensor) -> bool:
+        """Whether ``flat`` holds these sequences only, without padding: then one copy is enough."""
         return sum(self.lengths) == len(self.lengths) * self.width == len(flat)
 
     def take(self, flat: Tensor) -> Tensor:
-        """``(N, P, H, D)`` of all texts end to end to ``(P, G * H, W, D)`` of these."""
+        """``(N, P, H, D)`` of all packed sequences to ``(P, G * H, W, D)`` of this group."""
         _, P, H, D = flat.shape
-        if self.is_all_of(flat):
+        if self.covers(flat):
             rows = flat.view(-1, self.width, P, H, D)
             return rows.permute(2, 0, 3, 1, 4).reshape(P, -1, self.width, D)
         taken = flat.new_zeros(P, len(self.starts), H, self.width, D)
@@ -135,10 +150,10 @@ class _Group(NamedTuple):
         return taken.flatten(1, 2)
 
     def put(self, flat: Tensor, part: int, computed: Tensor) -> None:
-        """``(G * H, W, D)`` of these to their places in ``(N, P, H, D)``."""
+        """Write ``(G * H, W, D)`` of this group into ``flat[:, part]``, ``(N, P, H, D)``."""
         _, _, H, D = flat.shape
         rows = computed.view(-1, H, self.width, D).transpose(1, 2)  # G W H D
-        if self.is_all_of(flat):
+        if self.covers(flat):
             flat.view(-1, self.width, *flat.shape[1:])[:, :, part] = rows
             return
         for row, start, length in zip(rows, self.starts, self.lengths, strict=True):
@@ -146,6 +161,7 @@ class _Group(NamedTuple):
 
 
 def _by_width(lengths: Tensor) -> list[_Group]:
+    """Group packed sequences by their padded length."""
     groups: dict[int, _Group] = {}
     start = 0
     for length in lengths.tolist():
@@ -158,7 +174,8 @@ def _by_width(lengths: Tensor) -> list[_Group]:
 
 
 class _CausalAttention(torch.autograd.Function):
-    """The weights stay for the way back; scores do not, and nothing is as large as T times T."""
+    """Attention in blocks. The backward pass needs the attention weights, which are saved; scores
+    are not, and no tensor has T times T entries."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, dropout: float, groups: list[_Group]) -> Tensor:
@@ -167,9 +184,9 @@ class _CausalAttention(torch.autograd.Function):
         saved: list[Tensor] = []
         for group in groups:
             q, k, v = group.take(qkv)
-            needed = _forward(q, k, v, dropout)
-            group.put(mixed, 0, needed[3])
-            saved += needed
+            tensors = _forward(q, k, v, dropout)
+            group.put(mixed, 0, tensors[3])
+            saved += tensors
         ctx.save_for_backward(*saved)
         ctx.dropout, ctx.groups, ctx.shape = dropout, groups, qkv.shape
         return mixed[:, 0]
@@ -180,24 +197,28 @@ class _CausalAttention(torch.autograd.Function):
         d_qkv = d_mixed[0].new_empty(ctx.shape)
         for group in ctx.groups:
             (dy,) = group.take(d_mixed[0][:, None])
-            for part, derivative in enumerate(_backward(saved, dy, ctx.dropout)):
-                group.put(d_qkv, part, derivative)
+            for part, gradient in enumerate(_backward(saved, dy, ctx.dropout)):
+                group.put(d_qkv, part, gradient)
         return d_qkv, None, None
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> list[Tensor]:
-    """Each ``(rows, T, D)``. Gives what the derivative needs: q, k, v, the result, and for each
-    block its weights and, with dropout, which of them are kept."""
+    """Attention for ``(rows, T, D)`` queries, keys and values.
+
+    Returns:
+        What the backward pass needs: q, k, v, the result, and for each block its weights and, with
+        dropout, the mask of those that are kept.
+    """
     T, D = q.shape[1:]
     q = q / math.sqrt(D)
     mixed = torch.empty_like(q)
-    later = torch.full((BLOCK, BLOCK), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
+    mask = torch.full((BLOCK, BLOCK), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
     saved = [q, k, v, mixed]
     with torch.autocast(q.device.type, enabled=False):
         for start in range(0, T, BLOCK):
             stop = min(start + BLOCK, T)
             scores = q[:, start:stop] @ k[:, :stop].mT  # rows, block, tokens so far
-            scores[:, :, start:] += later[: stop - start, : stop - start]
+            scores[:, :, start:] += mask[: stop - start, : stop - start]
             weights = scores.softmax(-1)
             saved.append(weights)
             if dropout:
@@ -210,12 +231,12 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> list[Tensor]:
 
 
 def _backward(saved: Iterator[Tensor], dy: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The derivatives by q, k and v, from ``dy`` ``(rows, T, D)`` by the result."""
+    """The gradients of q, k and v, from ``dy``, the ``(rows, T, D)`` gradient of the result."""
     q, k, v, mixed = (next(saved) for _ in range(4))
     T, D = q.shape[1:]
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    # What softmax takes from the derivative by each weight is the same for a query's whole row
-    # and known from the outcome (Dao et al. 2022, appendix B).
+    # The backward pass of softmax subtracts one number per query, which follows from the result
+    # (Dao et al. 2022, appendix B).
     common = (dy * mixed).sum(-1, keepdim=True)
     dy = dy / (1 - dropout)
     for start in range(0, T, BLOCK):

@@ -1,4 +1,4 @@
-"""The shape of a GPT-2: what ``params.yaml`` says, and what a model directory's config may add."""
+"""The shape of a GPT-2: what ``params.yaml`` sets, and what a model directory may add."""
 
 from typing import Literal, Self
 
@@ -8,10 +8,10 @@ from gpt2.core.params import Fraction, Params, Positive
 
 
 class Architecture(Params):
-    """The shape of a GPT-2, apart from its vocabulary, which the tokenizer decides."""
+    """The shape of a GPT-2 without its vocabulary, which the tokenizer decides."""
 
     context_length: Positive
-    """Most tokens that the model can see at once."""
+    """Maximum number of tokens that the model attends to."""
     n_layer: Positive
     n_head: Positive
     n_embd: Positive
@@ -27,17 +27,17 @@ class Architecture(Params):
 
 
 class GPT2Config(Architecture):
-    """The whole shape of a GPT-2. What has a default differs in models of others only."""
+    """The full shape of a GPT-2. Fields with a default differ only in imported models."""
 
     vocab_size: Positive
     n_inner: Positive | None = None
-    """Channels inside an MLP; None: 4 `n_embd`."""
+    """Channels of the hidden layer of an MLP; None: 4 `n_embd`."""
     gelu: Literal["tanh", "none"] = "tanh"
-    """OpenAI trained with the tanh approximation of GELU; none is exact, and gives other logits."""
+    """GELU's approximation: OpenAI trained with tanh. none: exact, which gives other logits."""
     tie_word_embeddings: bool = True
-    """Whether the output layer is the tokens' embedding, or has weights of its own."""
+    """Whether the output layer shares its weights with the token embedding."""
 
     @property
     def mlp_width(self) -> int:
-        """Channels inside an MLP."""
+        """Channels of the hidden layer of an MLP."""
         return self.n_inner or 4 * self.n_embd

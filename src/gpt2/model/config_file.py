@@ -1,6 +1,6 @@
-"""What a Hugging Face ``config.json`` says of a model: its shape, and whether it is a GPT-2.
+"""Reads a Hugging Face ``config.json``: the shape of a model, and whether it is a GPT-2.
 
-Every key that `transformers` has is read, or must have one value, or changes nothing here.
+Every key that `transformers` knows is read, or must have one value, or has no effect here.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ SHAPE = {
     "n_inner": ("n_inner",),
     "tie_word_embeddings": ("tie_word_embeddings",),
 }
-"""Fields of `GPT2Config` by their names in ``config.json``; `transformers` takes either of two."""
+"""Fields of `GPT2Config` and their names in ``config.json``; `transformers` accepts all of them."""
 GELU: dict[str, Literal["tanh", "none"]] = {
     "gelu_new": "tanh",
     "gelu_pytorch_tanh": "tanh",
@@ -28,7 +28,7 @@ GELU: dict[str, Literal["tanh", "none"]] = {
     "gelu": "none",
     "gelu_python": "none",
 }
-"""Names of an ``activation_function`` that are spellings of the two kinds of GELU."""
+"""Values of ``activation_function`` that mean one of the two kinds of GELU."""
 ONLY: dict[str, Any] = {
     "model_type": "gpt2",
     "layer_norm_epsilon": 1e-5,
@@ -42,28 +42,32 @@ ONLY: dict[str, Any] = {
     "quantization_config": None,
     "auto_map": None,
 }
-"""Keys of ``config.json`` that stand for another computation unless they have, or lack, this."""
+"""Keys of ``config.json`` that change the computation unless they are absent or have this value."""
 CHANGES_NOTHING = frozenset(
     {
-        *("resid_pdrop", "embd_pdrop", "attn_pdrop"),  # of training: finetune.dropout decides
+        *(
+            "resid_pdrop",
+            "embd_pdrop",
+            "attn_pdrop",
+        ),  # for training, where finetune.dropout decides
         *("initializer_range", "use_cache", "dtype", "chunk_size_feed_forward"),
         *("bos_token_id", "eos_token_id", "pad_token_id"),  # see `stated_end`
         *("output_hidden_states", "output_attentions", "return_dict"),
         *("transformers_version", "_name_or_path"),
-        # Of models with another output than the next token's logits: their tensors are refused.
+        # For models with an output other than logits of the next token: their tensors are refused.
         *("architectures", "problem_type", "id2label", "label2id", "summary_type"),
         *("summary_use_proj", "summary_activation", "summary_proj_to_labels"),
         "summary_first_dropout",
     }
 )
-"""The other keys that `transformers` knows."""
+"""Keys of ``config.json`` without an effect here."""
 
 
 def read_config(path: Path, dropout: float = 0.0) -> GPT2Config:
-    """The shape in a Hugging Face ``config.json``.
+    """The shape of the model in a Hugging Face ``config.json``.
 
     Raises:
-        UserError: a key is missing, or the model is a variation that GPT-2 itself is not.
+        UserError: a key is missing, or the model is a variant of GPT-2 that is not supported.
     """
     values = files.read_json(path)
     if not isinstance(values, dict):
@@ -91,11 +95,13 @@ def read_config(path: Path, dropout: float = 0.0) -> GPT2Config:
 
 
 def stated_end(directory: Path) -> int | None:
-    """The id that ends a text to `transformers`: of ``generation_config.json``, if it is there,
-    else of ``config.json``; None if they name none.
+    """The id of the end-of-text token, as `transformers` reads it.
+
+    It stands in ``generation_config.json``, or in ``config.json`` if there is no such file. None if
+    it is not set.
 
     Raises:
-        UserError: they name several.
+        UserError: there are several.
     """
     path = directory / "generation_config.json"
     if not path.is_file():

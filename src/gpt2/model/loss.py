@@ -1,7 +1,8 @@
-"""Cross-entropy straight from features, so that the logits of a batch are never whole in memory.
+"""Cross-entropy computed from features in chunks, without the logits of the whole batch.
 
-With GPT-2's vocabulary they would be by far the largest tensor of a training step. A chunk's loss
-and gradient both come out of the same logits, which are then forgotten (Hsu et al. 2024).
+With GPT-2's vocabulary, the logits of a batch would be by far the largest tensor of a training
+step. Here loss and gradient of a chunk are computed together, and its logits are then discarded
+(Hsu et al. 2024).
 """
 
 from collections.abc import Callable
@@ -12,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK_BYTES = 2**28
-"""Smaller chunks cost time: each adds to the gradient of all weights."""
+"""Logits in memory at a time. Small chunks are slower: each adds to the whole weight gradient."""
 ALIGNMENT = 64
-"""Products read rows of logits faster whose length is a multiple of it; 50,257 is odd."""
+"""Rows of logits are padded to a multiple of this, which makes matrix products faster."""
 PART = {"cpu": 2**20, "cuda": 2**25, "mps": 2**25}
-"""Logits that are in float32 at a time: on a CPU so few that they stay in its cache."""
+"""Logits converted to float32 at a time, by device: on a CPU few enough to stay in its cache."""
 
 ChunkLoss = Callable[[Tensor, Tensor, bool], Tensor]
-"""`_chunk_loss`, or another one like it."""
+"""`_chunk_loss`, or a function like it."""
 
 
 def linear_cross_entropy(
@@ -29,16 +30,16 @@ def linear_cross_entropy(
     chunk_bytes: int = CHUNK_BYTES,
     chunk_loss: ChunkLoss | None = None,
 ) -> Tensor:
-    """The cross-entropy of ``features @ weight.T``, summed over the targets, in nats; float32.
+    """The cross-entropy of ``features @ weight.T`` in nats, summed over the targets, in float32.
 
-    Products are in autocast's format where that is on; logarithms and sums in float32.
+    Matrix products use the dtype of autocast, if it is enabled; logarithms and sums use float32.
 
     Args:
         features: ``(N, C)``.
         weight: ``(V, C)``, the output layer.
         targets: ``(N,)``, ids below V.
-        chunk_bytes: most bytes of logits in memory at a time.
-        chunk_loss: what computes the loss of a chunk; None: operation by operation.
+        chunk_bytes: maximum bytes of logits in memory at a time.
+        chunk_loss: computes the loss of a chunk; None: `_chunk_loss`.
     """
     device = features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -49,13 +50,8 @@ def linear_cross_entropy(
     return loss
 
 
-def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(V, C)`` with zeros below, which make logits and derivatives of 0 that change nothing."""
-    return F.pad(weight.to(dtype), (0, 0, 0, -len(weight) % ALIGNMENT))
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient of a sum is known but for a factor, so it is computed along with the loss."""
+    """The forward pass computes the gradient too; the backward pass only scales it."""
 
     @staticmethod
     def forward(
@@ -75,7 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(features.device.type, enabled=False):
             for start in range(0, len(targets), rows):
                 here = slice(start, start + rows)
-                logits = x[here] @ w.t()  # n, V and what aligns it
+                logits = x[here] @ w.t()  # n, V + padding
                 loss += chunk_loss(logits[:, :V], targets[here], wanted)
                 if wanted:
                     torch.mm(logits, w, out=d_features[here])
@@ -91,30 +87,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_features.to(ctx.features_dtype) * d_loss[0], d_weight * d_loss[0], *[None] * 4
 
 
-def _chunk_loss(logits: Tensor, targets: Tensor, become_derivative: bool) -> Tensor:
-    """The summed loss of ``logits`` ``(n, V)``; they become its derivative by them, in place."""
+def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(V, C)`` with rows of zeros appended, whose logits and gradients are not used."""
+    return F.pad(weight.to(dtype), (0, 0, 0, -len(weight) % ALIGNMENT))
+
+
+def _chunk_loss(logits: Tensor, targets: Tensor, needs_gradient: bool) -> Tensor:
+    """The summed loss of ``logits`` ``(n, V)``, which are overwritten with their gradient."""
     loss = logits.new_zeros((), dtype=torch.float32)
     rows = max(1, PART[logits.device.type] // logits.shape[1])
     for start in range(0, len(logits), rows):
         here = slice(start, start + rows)
         part, target = logits[here].float(), targets[here, None]
         p = part.softmax(-1)
-        # Exponentials are what costs: the logarithm of the largest probability, which is never
-        # near 0, tells those of all others.
+        # log_softmax would compute all exponentials again. The largest probability is never near 0,
+        # so its logarithm is exact; differences of logits give the others.
         log_p = p.amax(-1).log() + part.gather(1, target)[:, 0] - part.amax(-1)
         loss -= log_p.sum()
-        if become_derivative:
-            # The probabilities, less 1 at the target.
+        if needs_gradient:
+            # The gradient: the probabilities, minus 1 at the target.
             logits[here] = p.scatter_(1, target, log_p.expm1()[:, None])
     return loss
 
 
-def fusable_chunk_loss(logits: Tensor, targets: Tensor, become_derivative: bool) -> Tensor:
-    """The same for a compiler: of operations on single logits it makes one kernel, in which nothing
-    in float32 goes to memory."""
+def fusable_chunk_loss(logits: Tensor, targets: Tensor, needs_gradient: bool) -> Tensor:
+    """`_chunk_loss` in a form that a compiler fuses into one kernel, without float32 logits in
+    memory."""
     log_p, target = logits.float().log_softmax(-1), targets[:, None]
     loss = -log_p.gather(1, target).sum()
-    if become_derivative:
+    if needs_gradient:
         hit = torch.arange(logits.shape[1], device=logits.device) == target
         logits.copy_(torch.where(hit, log_p.expm1(), log_p.exp()))
     return loss

@@ -1,7 +1,6 @@
-"""A model directory is a Hugging Face GPT-2 checkpoint, which OpenAI's public weights are as well.
+"""Model directories: saves and loads a model and its tokenizer as a Hugging Face GPT-2 checkpoint.
 
-Ours and theirs have the same names; only the blocks' matrices stand the other way round, since
-OpenAI's Conv1D keeps ``(in, out)`` where PyTorch's Linear keeps ``(out, in)``.
+OpenAI's public weights have the same format.
 """
 
 import re
@@ -23,88 +22,13 @@ from gpt2.data.tokenizer.files import CONFIG, MERGES, VOCAB
 from gpt2.model.config import GPT2Config
 from gpt2.model.config_file import read_config, stated_end
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.openai_tensors import HEAD, from_openai, to_openai
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-"""Which of several files holds which tensor, where one would be too large."""
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""Maps each tensor to its file, if the weights are split into several files (shards)."""
 PADDED_TO = 8
-"""A vocabulary that is filled up for faster products has a multiple of this: 50,304 for 50,257."""
-HEAD = "lm_head.weight"
-MASKED = -9e3
-"""Old checkpoints hold the number that hides later tokens: -1e4 (-9984 in bfloat16), or less."""
-
-
-def to_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors in OpenAI's orientation; it is its own inverse."""
-    return {name: t.t() if _is_conv1d(name, t) else t for name, t in state.items()}
-
-
-def _is_conv1d(name: str, tensor: Tensor) -> bool:
-    return tensor.dim() == 2 and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
-
-
-def plain_names(tensors: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
-    """The parameters among the tensors of a checkpoint file, under our names, each used once.
-
-    Takes the spellings of different ages: a ``transformer.`` prefix, the constant causal masks
-    (``attn.bias``, ``attn.masked_bias``), and a separate ``lm_head.weight`` that equals ``wte``.
-
-    Args:
-        tensors: as they stand in the file.
-        tied: whether the output layer is ``wte``.
-
-    Raises:
-        UserError: lists the tensors that are there twice, are of another type than float32,
-            bfloat16 or float16, or should be a mask or the tied output layer and are not.
-    """
-    named = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    problems = [
-        f"{name}: there with and without the prefix 'transformer.'"
-        for name in sorted(named)
-        if {name, f"transformer.{name}"} <= tensors.keys()
-    ]
-    head = named.pop(HEAD, None) if tied else None
-    if head is not None and not _equal(head, named.get("wte.weight")):
-        problems.append(f"{HEAD}: differs from wte.weight, but tie_word_embeddings is true")
-    positions = named.get("wpe.weight")
-    places = len(positions) if positions is not None and positions.dim() else 0
-    for name in [name for name in named if _is_mask_of_a_block(name, named)]:
-        if not _is_constant(name, named.pop(name), places):
-            problems.append(f"{name}: is not the constant causal mask of {places} places")
-    problems += [
-        f"{name}: type {tensor.dtype}, expected one of {', '.join(map(str, FLOATS))}"
-        for name, tensor in sorted(named.items())
-        if tensor.dtype not in FLOATS
-    ]
-    if problems:
-        raise UserError("not the weights of a GPT-2\n  " + "\n  ".join(problems))
-    return named
-
-
-def from_openai(tensors: Mapping[str, Tensor], tied: bool = True) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file of OpenAI's orientation as ours; see `plain_names`."""
-    return to_openai(plain_names(tensors, tied))
-
-
-def _is_mask_of_a_block(name: str, named: Mapping[str, Tensor]) -> bool:
-    block = re.fullmatch(r"(h\.\d+\.attn)\.(masked_)?bias", name)
-    return block is not None and f"{block[1]}.c_attn.weight" in named
-
-
-def _is_constant(name: str, mask: Tensor, places: int) -> bool:
-    """Whether it is ones up to the diagonal, ``(1, 1, T, T)``, or the number that hides a score."""
-    if mask.is_complex():
-        return False
-    if name.endswith("masked_bias"):
-        return mask.dim() == 0 and bool(mask <= MASKED)
-    if mask.shape != (1, 1, places, places):
-        return False  # before a mask is made that may be far larger than the file
-    return _equal(mask.float(), torch.ones(places, places).tril()[None, None])
-
-
-def _equal(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.dtype == other.dtype and torch.equal(one, other)
+"""A vocabulary may be padded to a multiple of this for speed: 50,257 to 50,304, for example."""
 
 
 def save(
@@ -114,10 +38,13 @@ def save(
     end_of_text: int,
     training: Mapping[str, Any],
 ) -> None:
-    """Write ``model`` and its tokenizer as a model directory; ``training``: where it came from."""
+    """Write ``model`` and its tokenizer as a model directory.
+
+    ``training``: how the model was trained, the content of ``training.json``.
+    """
     config = model.config
     with files.new_directory(directory) as new:
-        # Beside an output layer of its own, `transformers` wants the prefix before all others.
+        # With an untied output layer, `transformers` expects the prefix on all other names.
         prefix = "" if config.tie_word_embeddings else "transformer."
         state = {
             name if name == HEAD else f"{prefix}{name}": t.detach().cpu().contiguous()
@@ -152,7 +79,7 @@ def save(
 
 
 def write_generation_config(directory: Path, end_of_text: int) -> None:
-    """Tell ``transformers`` where a text ends."""
+    """Write the end-of-text token where ``transformers`` reads it."""
     ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
     files.write_json(directory / "generation_config.json", {"_from_model_config": True, **ends})
 
@@ -162,11 +89,11 @@ def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
 
     Args:
         directory: a Hugging Face GPT-2 checkpoint.
-        dropout: probability of dropping an activation, should it be trained.
-        foreign: whether others may have written it, so that it needs no manifest of ours.
+        dropout: probability of dropping an activation in training.
+        foreign: whether other programs may have written it, so that it needs no manifest.
 
     Raises:
-        UserError: the directory is damaged, or the checkpoint is not that of a GPT-2.
+        UserError: the directory is damaged, or the checkpoint is not a GPT-2.
     """
     if not foreign or (directory / files.MANIFEST).is_file():
         manifest = files.read_manifest(directory)
@@ -178,17 +105,17 @@ def load(directory: Path, dropout: float = 0.0, foreign: bool = False) -> GPT2:
     config = read_config(directory / "config.json", dropout)
     tensors = read_tensors(directory)
     try:
-        ours = from_openai(tensors, config.tie_word_embeddings)
+        named = from_openai(tensors, config.tie_word_embeddings)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from error
-    return assembled(ours, config, f"{directory}: not the GPT-2 of its config.json")
+    return assembled(named, config, f"{directory}: not the GPT-2 of its config.json")
 
 
 def assembled(tensors: Mapping[str, Tensor], config: GPT2Config, problem: str) -> GPT2:
-    """The model of these tensors, which are named and turned as ours; in float32.
+    """The model with these tensors, named and oriented as in `GPT2`, in float32.
 
     Raises:
-        UserError: they are not exactly its parameters; ``problem`` leads the list.
+        UserError: they are not exactly its parameters; ``problem`` is the heading of the list.
     """
     _check_size(problem, tensors, config)
     with torch.device("meta"), _NoInitialisation():
@@ -199,22 +126,22 @@ def assembled(tensors: Mapping[str, Tensor], config: GPT2Config, problem: str) -
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of ``model.safetensors``, or of the files that its index names (shards).
+    """All tensors of ``model.safetensors``, or of the shards that its index lists.
 
     Raises:
         UserError: a file is missing or damaged, or the index and the files contradict each other.
     """
     if (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file():
         return _read_safetensors(directory / WEIGHTS)
-    place = shards(directory / INDEX)
+    files_of = shards(directory / INDEX)
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(place.values())):
+    for name in sorted(set(files_of.values())):
         found = _read_safetensors(directory / name)
-        promised = {tensor for tensor, file in place.items() if file == name}
-        if found.keys() != promised:
-            wrong = ", ".join(sorted(found.keys() ^ promised)[:5])
+        expected = {tensor for tensor, file in files_of.items() if file == name}
+        if found.keys() != expected:
+            wrong = ", ".join(sorted(found.keys() ^ expected)[:5])
             raise UserError(
-                f"{directory / name}: its tensors are not those that {INDEX} says it has: {wrong}"
+                f"{directory / name}: its tensors are not those that {INDEX} lists: {wrong}"
             )
         tensors |= found
     return tensors
@@ -224,7 +151,7 @@ def shards(index: Path) -> dict[str, str]:
     """The file of each tensor, a name in the directory of ``index``.
 
     Raises:
-        UserError: the index is damaged, or leads out of its directory.
+        UserError: the index is damaged, or names files in other directories.
     """
     values = files.read_json(index)
     place = values.get("weight_map") if isinstance(values, dict) else None
@@ -248,7 +175,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def copy_whole(source: Path, directory: Path) -> None:
-    """Write the weights in ``source`` into ``directory``, in one file; a single one byte for byte.
+    """Write the weights in ``source`` into ``directory`` as one file. A single file is copied.
 
     Raises:
         UserError: as `read_tensors`.
@@ -283,22 +210,22 @@ def load_tokenizer(directory: Path, model: GPT2) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: GPT2, where: str) -> None:
-    """Refuse a tokenizer that has not all entries of the model, but for some that only fill it up.
+    """Check that tokenizer and model have the same vocabulary, except for padding of the model's.
 
     Raises:
-        UserError: another number of entries.
+        UserError: the number of entries differs.
     """
     found, wanted = tokenizer.n_vocab, model.config.vocab_size
     if found != wanted and (found > wanted or wanted % PADDED_TO):
         raise UserError(
             f"{where}: the model has {wanted:,} tokens, its tokenizer {found:,}. Use the tokenizer "
-            f"that the model was trained with (more than it has are right where they only fill the "
-            f"vocabulary up, to a multiple of {PADDED_TO})"
+            f"that the model was trained with (a model may have more tokens only if its vocabulary "
+            f"is padded to a multiple of {PADDED_TO})"
         )
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves parameters as they are. Random numbers for tensors without storage would make PyTorch
+    """Skips the initialisation of parameters. On the meta device, random numbers would make PyTorch
     import its compiler, which takes a second."""
 
     def __torch_function__(
@@ -315,10 +242,10 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def _check_size(problem: str, tensors: Mapping[str, Tensor], config: GPT2Config) -> None:
-    """Refuse a config that is larger than the file before a model is made of it.
+    """Refuse a config that is larger than the weights, before a model of that size is created.
 
     Raises:
-        UserError: another vocabulary, context or number of channels, or more layers.
+        UserError: vocabulary, context or channels differ, or the config has more layers.
     """
     C = config.n_embd
     problems = []

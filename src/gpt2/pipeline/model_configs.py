@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from gpt2.data.sources import hub
 from gpt2.data.tokenizer.bpe import BpeTokenizerParams
+from gpt2.inference.importing.public_weights import Gpt2WeightsParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.config_file import read_config
-from gpt2.model.public_weights import Gpt2WeightsParams
 from gpt2.pipeline.earlier_runs import EarlierRuns
 from gpt2.pipeline.schemas import GPT2, GPT2_CONTEXT, PRETRAINED, Sections
 

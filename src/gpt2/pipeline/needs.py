@@ -15,7 +15,7 @@ from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
 from gpt2.data.sources.wheels import WHEELS
 from gpt2.data.tokenizer.bpe import Gpt2TokenizerParams
 from gpt2.evaluation.judge.params import JudgeParams, LlamaCppParams, LlamaEvalParams, WheelModel
-from gpt2.model.public_weights import Gpt2WeightsParams
+from gpt2.inference.importing.public_weights import Gpt2WeightsParams
 from gpt2.pipeline import estimate
 from gpt2.pipeline.model_configs import ModelConfigs
 from gpt2.pipeline.plan import Plan

@@ -12,7 +12,7 @@ from gpt2.data.instructions import choose_records, encode, load_records
 from gpt2.data.sources.package_instructions import PackageDocsInstructions
 from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
-from gpt2.evaluation.responses import choose_records as choose_test_records
+from gpt2.evaluation.responses import choose_test_records
 from gpt2.model.config import GPT2Config
 from gpt2.pipeline.earlier_runs import INSTRUCTIONS, TOKENIZER, EarlierRuns
 from gpt2.pipeline.schemas import GPT2, Sections

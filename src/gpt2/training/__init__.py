@@ -1,1 +1,1 @@
-"""Batches make a better model: trainer, optimizers, checkpoints."""
+"""Training: trainer, optimizers, checkpoints."""

@@ -1,7 +1,7 @@
-"""Work in progress that survives a crash: weights, optimizers, random state, and where we were.
+"""Checkpoints: weights, optimizer states, random states and progress of an unfinished run.
 
-A stopped run goes on from its last checkpoint and ends bit for bit where an undisturbed one ends.
-Safetensors and JSON only: loading a checkpoint cannot run code.
+A run that is stopped and resumed ends bit for bit where an uninterrupted run ends. The files are
+safetensors and JSON, so loading a checkpoint cannot run code.
 """
 
 import hashlib
@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 STATE, TENSORS = "state.json", "tensors.safetensors"
 """The files of a checkpoint."""
 Fingerprint = Mapping[str, Any]
-"""All that decides the result of a run: parameters, digests of its inputs, digest of the code."""
+"""Everything that decides the result of a run: parameters, digests of its inputs and its code."""
+TRAINING_CODE = ("core/device.py", "data", "model", "training")
+"""Files and folders of this package that decide the result of a run."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class RunDirectory:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Wait until no other process works on this run: two experiments may share a stage."""
+        """Hold the lock of this run, and wait for it if another experiment trains the same run."""
 
         def say(holder: str) -> None:
             log.info("waiting for process %s, which works on the same run (%s)", holder, self.path)
@@ -55,18 +57,19 @@ class RunDirectory:
             yield
 
     def save(self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Keep ``tensors`` and ``state`` as the checkpoint before ``step``; drop the rest."""
+        """Save ``state`` and ``tensors`` as the checkpoint before ``step``; delete all others."""
         directory = self.path / f"step-{step:08d}"
         with files.new_directory(directory) as new:
             _write(new, {"step": step, "fingerprint": dict(self.fingerprint), **state}, tensors)
-        # Older ones, and what a killed process left half-written under a temporary name.
+        # Older checkpoints, and unfinished ones that a killed process left under a temporary name.
         for other in self.path.iterdir():
             if other != directory:
                 shutil.rmtree(other)
 
     def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """State and tensors of the last whole checkpoint; None to start afresh, saying why if the
-        stage has left checkpoints of another fingerprint.
+        """State and tensors of the last checkpoint; None if there is none.
+
+        If there are checkpoints of the stage with another fingerprint, the log says what differs.
 
         Raises:
             UserError: the checkpoint is damaged.
@@ -77,21 +80,21 @@ class RunDirectory:
             return None
         files.read_manifest(found[-1])
         state = files.read_json(found[-1] / STATE)
-        log.info("going on from the checkpoint at step %d", state["step"])
+        log.info("resuming from the checkpoint at step %d", state["step"])
         return state, load_file(found[-1] / TENSORS)
 
     def clear(self) -> None:
-        """Delete this run's checkpoints: the stage has written its output."""
-        # Renamed first: half of a checkpoint, after a kill, would be refused as damaged.
-        rubbish = self.path.with_name(f".{self.path.name}.tmp")
-        shutil.rmtree(rubbish, ignore_errors=True)
+        """Delete all checkpoints of this run, once the stage has written its output."""
+        # Renamed first: after a kill, a half-deleted checkpoint would be refused as damaged.
+        discarded = self.path.with_name(f".{self.path.name}.tmp")
+        shutil.rmtree(discarded, ignore_errors=True)
         if self.path.exists():
-            self.path.rename(rubbish)
-        shutil.rmtree(rubbish, ignore_errors=True)
+            self.path.rename(discarded)
+        shutil.rmtree(discarded, ignore_errors=True)
 
     @property
     def started(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return bool(self._checkpoints())
 
     def _checkpoints(self) -> list[Path]:
@@ -102,7 +105,7 @@ class RunDirectory:
             try:
                 other = files.read_json(state_file)
             except UserError:
-                continue  # damaged, or an experiment beside this one has just replaced it
+                continue  # damaged, or just replaced by another experiment
             changed = differences(other["fingerprint"], json.loads(json.dumps(self.fingerprint)))
             log.info(
                 "starting afresh: the checkpoint at step %d has another %s",
@@ -113,16 +116,16 @@ class RunDirectory:
 
 @dataclass(frozen=True)
 class SharedState:
-    """``root/stage-shared/``: a state of the last run that one with more steps passes, too.
+    """``root/stage-shared/``: a state of the last run that a run with more steps would reach, too.
 
-    It outlives the run, so that the longer one goes on from it. There is one for a stage, which
-    takes the room of a checkpoint.
+    It outlives the run, so that a longer run can resume from it. Each stage has one, as large as a
+    checkpoint.
     """
 
     root: Path
     stage: str
     fingerprint: Fingerprint
-    """Of all but the number of steps."""
+    """Everything that decides the result of a run, except the number of steps."""
 
     @property
     def path(self) -> Path:
@@ -131,20 +134,25 @@ class SharedState:
     def save(
         self, step: int, steps: int, state: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> None:
-        """Keep the state before ``step`` of a run of ``steps``, in place of what is there.
+        """Save the state before ``step`` of a run of ``steps``, replacing the one that is there.
 
-        Step 0, without tensors: the run has none to share.
+        Step 0 without tensors means that the run has no state to share.
         """
         about = {"step": step, "steps": steps, "fingerprint": dict(self.fingerprint)}
         with self._alone(), files.new_directory(self.path) as new:
             _write(new, {**about, **state}, tensors)
 
     def load(self, steps: int, stable: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """State and tensors for a run of ``steps``, in which those before step ``stable`` do not
-        depend on their number. None to start afresh, saying why unless it is the same run again.
+        """State and tensors for a run of ``steps``; None to start afresh.
+
+        The log says why a run starts afresh, unless it is the same run again.
+
+        Args:
+            steps: the length of the run.
+            stable: the steps before this one are the same in a run of any length.
 
         Raises:
-            UserError: what would be used is damaged.
+            UserError: the state is damaged.
         """
         with self._alone():
             if not self.path.exists():
@@ -158,20 +166,21 @@ class SharedState:
                 return None
             if state["step"] == 0:
                 log.info(
-                    "starting afresh: %s had another learning rate after step %d. More steps go on "
-                    "where it is constant (min_lr_fraction: 1) or falls in the last decay_steps",
+                    "starting afresh: %s had another learning rate after step %d. A longer run "
+                    "resumes if the rate is constant (min_lr_fraction: 1) or falls in the last "
+                    "decay_steps only",
                     *(run, stable),
                 )
                 return None
             if state["step"] > stable:
                 log.info(
-                    "starting afresh: %s has left its state at step %d, but a run of %d is the "
-                    "same only up to step %d",
+                    "starting afresh: %s saved its state at step %d, but a run of %d is the same "
+                    "only up to step %d",
                     *(run, state["step"], steps, stable),
                 )
                 return None
             files.read_manifest(self.path)
-            log.info("going on from step %d of %s: both are the same so far", state["step"], run)
+            log.info("resuming from step %d of %s: both are the same so far", state["step"], run)
             return state, load_file(self.path / TENSORS)
 
     def _alone(self) -> AbstractContextManager[None]:
@@ -184,12 +193,18 @@ def _write(directory: Path, state: Mapping[str, Any], tensors: Mapping[str, Tens
 
 
 def code_digest() -> str:
-    """One sha256 for this package's source and what lies beside the running program, which calls
-    it: a checkpoint of other code is not gone on from."""
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
-    if program := getattr(sys.modules["__main__"], "__file__", None):
-        sources += sorted(Path(program).parent.glob("*.py"))
-    lines = [f"{files.sha256(source)}  {source.name}\n" for source in sources]
+    """One sha256 for the code that decides a training run: `TRAINING_CODE` and the running stage.
+
+    A checkpoint is not resumed by other code.
+    """
+    package = Path(__file__).parents[1]
+    sources: list[Path] = []
+    for name in TRAINING_CODE:
+        place = package / name
+        sources += sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    lines = [f"{files.sha256(path)}  {path.relative_to(package)}\n" for path in sources]
+    if stage := getattr(sys.modules["__main__"], "__file__", None):
+        lines.append(f"{files.sha256(Path(stage))}  {Path(stage).name}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -204,7 +219,7 @@ def differences(old: object, new: object, key: str = "") -> list[str]:
 
 
 def pack(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Weights, optimizer states and random states as one flat table of tensors."""
+    """Weights, optimizer states and random states as one flat dictionary of tensors."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for index, optimizer in enumerate(optimizers):
         for parameter, values in optimizer.state_dict()["state"].items():
@@ -219,7 +234,7 @@ def pack(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[
 def unpack(
     tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
-    """Put back what `pack` took."""
+    """Load what `pack` returned."""
     model.load_state_dict(
         {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     )

@@ -1,7 +1,7 @@
-"""How much arithmetic a training step is, how fast this machine computes, and what follows.
+"""FLOPs of a training step, the speed of this machine, and the time that follows from both.
 
-Arithmetic is counted as in Chowdhery et al. (2022), appendix B. Times are those of a machine
-that does nothing else, and "about".
+FLOPs are counted as in Chowdhery et al. (2022), appendix B. Times are rough estimates for a machine
+that is otherwise idle.
 """
 
 import time
@@ -17,18 +17,19 @@ from gpt2.core.device import Runtime
 from gpt2.model.config import GPT2Config
 
 SUMS_OF_CHANNEL, SUMS_OF_ENTRY = 125, 10
-"""What a token takes beside its arithmetic at the product rate (norms, GELU, softmax, copies, what
-small products lose), in `Speed.sum`: for each channel of each layer, and for each entry of the
-vocabulary if its successor is learned. One thread of an Intel Xeon, 4 layers of 256 channels, 4,096
-entries: 72 to 85 microseconds in bfloat16, in float32, and in float32 held to AVX2; this gives 73.
-Steps of two threads of an AMD EPYC in bfloat16, from 256 channels to 124M, come within 7 %."""
+"""Time of a token besides its matrix products (norms, GELU, softmax, copies, overhead of small
+products), in units of `Speed.sum`: for each channel of each layer, and for each entry of the
+vocabulary if the token has a target. Measured on one thread of an Intel Xeon with 4 layers of 256
+channels and 4,096 entries: 72 to 85 microseconds in bfloat16, float32, and float32 limited to AVX2;
+these values give 73. Two threads of an AMD EPYC in bfloat16, from 256 channels to 124M parameters,
+are estimated within 7 %."""
 MUON_EFFICIENCY = 0.9
-"""What Muon's update reaches of the product rate; its products are square: 0.85 to 0.96 from 256 to
-512 channels."""
+"""Fraction of the product rate that Muon's update reaches, whose products are square: 0.85 to 0.96
+were measured from 256 to 512 channels."""
 CALLS, CALLS_OF_LAYER, CALLS_OF_MUON = 20, 18, 3
-"""What a step takes whatever its size, in small operations: once, for each layer of each
-micro-batch, and for each matrix that Muon updates. With 16 channels 1 to 4 were measured for the
-last, 16 to 25 for a layer."""
+"""Constant time of a step, in small operations: once, for each layer of each micro-batch, and for
+each matrix that Muon updates. With 16 channels, 16 to 25 were measured for a layer and 1 to 4 for a
+matrix."""
 
 
 @dataclass(frozen=True)
@@ -36,38 +37,43 @@ class Speed:
     """How fast a machine computes."""
 
     products: float
-    """FLOP/s of a block's largest product and its two gradients."""
+    """FLOP/s of the largest matrix product of a block and its two gradients."""
     sum: float
-    """Seconds of adding a number of a large array to one of another."""
+    """Seconds for each element when two large arrays are added."""
     call: float
-    """Seconds of one small operation and its gradient: next to no arithmetic."""
+    """Seconds of one tiny operation and its gradient."""
 
 
 def block_matrices(config: GPT2Config) -> int:
-    """Numbers in the four matrices of a block: of the attention 4 C², of the MLP in GPT-2 8 C²."""
+    """Entries of the four matrices of a block: attention 4 C², MLP 8 C² in GPT-2."""
     return 4 * config.n_embd**2 + 2 * config.n_embd * config.mlp_width
 
 
 def token_flops(config: GPT2Config, length: float, counted: float = 1.0) -> float:
-    """Floating-point operations of training on one token of a text of ``length`` tokens; of
-    ``counted`` of the tokens, the successor is learned."""
+    """FLOPs of training on one token of a sequence of ``length`` tokens.
+
+    ``counted``: the fraction of tokens that have a target.
+    """
     C, L = config.n_embd, config.n_layer
     products = 6 * block_matrices(config) * L
     return products + 12 * L * C * length + 6 * config.vocab_size * C * counted
 
 
 def recomputed_flops(config: GPT2Config, length: float) -> float:
-    """What `activation_checkpointing` adds to a token: the blocks forward once more, but for the
-    last product of each, whose result is not asked for."""
+    """FLOPs that `activation_checkpointing` adds for a token: a second forward pass of the blocks,
+    without the last product of each, whose result is not needed."""
     C, L = config.n_embd, config.n_layer
     all_but_last = block_matrices(config) - C * config.mlp_width
     return 2 * all_but_last * L + 4 * L * C * length
 
 
 def muon_flops(config: GPT2Config, dtype: torch.dtype) -> float:
-    """Floating-point operations of one update by Muon: for a matrix of m times n, five iterations
-    of Newton and Schulz take 5 (4m²n + 2m³), or 34m³ + 4m²n where square matrices alone are
-    iterated (see `optim.orthogonalise`): 280 C³ or 176 C³ for the four of a block in GPT-2."""
+    """FLOPs of one update by Muon.
+
+    For a matrix of m times n, five Newton-Schulz iterations take 5 (4m²n + 2m³), or 34m³ + 4m²n if
+    only square matrices are iterated (see `optim.orthogonalise`): 280 C³ or 176 C³ for the four
+    matrices of a block in GPT-2.
+    """
     C, inner = config.n_embd, config.mlp_width
 
     def update(*shape: int) -> int:
@@ -91,11 +97,15 @@ def steps_seconds(
     passes: int,
     muon: float,
 ) -> float:
-    """Seconds of ``steps`` optimizer steps on ``tokens`` in all.
+    """Seconds of ``steps`` optimizer steps.
 
-    ``flops``: their arithmetic, Muon's update left out; ``counted``: of the tokens, those whose
-    successor is learned; ``passes``: micro-batches, once forward and back, in all steps; ``muon``:
-    the arithmetic of one of its updates, 0 without it.
+    Args:
+        flops: FLOPs of all steps, without Muon's updates.
+        tokens: input tokens of all steps.
+        counted: those of them that have a target.
+        steps: optimizer steps.
+        passes: micro-batches of all steps, each with one forward and backward pass.
+        muon: FLOPs of one update by Muon; 0 without it.
     """
     C, L, V = config.n_embd, config.n_layer, config.vocab_size
     sums = tokens * SUMS_OF_CHANNEL * L * C + counted * SUMS_OF_ENTRY * V
@@ -107,21 +117,24 @@ def steps_seconds(
 
 
 def measured_speed(runtime: Runtime, width: int) -> Speed:
-    """Of this machine, now: at most 0.3 s where products are not emulated. No random number is
-    drawn from the generators that training uses."""
+    """Measure the speed of this machine now, in at most 0.3 s if the dtype is not emulated.
+
+    No random number is drawn from the generators that training uses.
+    """
     return Speed(measured_rate(runtime, width), _measured_sum(runtime), _measured_call(runtime))
 
 
 def measured_rate(
     runtime: Runtime, width: int, rows: int = 2048, seconds: float = 0.2, often: int = 12
 ) -> float:
-    """FLOP/s of a block's largest product and its two gradients: ``rows`` tokens, C = ``width``.
+    """FLOP/s of the largest product of a block and its gradients: ``rows`` tokens, C = ``width``.
 
-    The best of ``often``, or of as many as ``seconds`` allow: less rows where products are slow.
+    The best of ``often`` measurements, or of as many as fit into ``seconds``; slow machines use
+    fewer rows.
     """
     generator = torch.Generator(runtime.device).manual_seed(0)
 
-    # Its rows are alike: random numbers would take longer than the products.
+    # All rows are equal: random numbers would take longer than the products.
     def matrix(n: int, columns: int) -> Tensor:
         row = torch.randn(columns, generator=generator, device=runtime.device)
         return row.to(runtime.dtype).repeat(n, 1)
@@ -147,7 +160,7 @@ def measured_rate(
 
 
 def timed(action: Callable[[], object], runtime: Runtime) -> float:
-    """Seconds until the device is done with ``action``."""
+    """Seconds until the device has finished ``action``."""
     started = time.perf_counter()
     action()
     if runtime.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What a gradient does to the weights: AdamW, Muon, and the learning rate over time.
+"""Optimizers and learning rate schedule.
 
 AdamW after Loshchilov and Hutter (2019); Muon after Jordan et al. (2024), for matrices only.
 """
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from gpt2.core.params import Fraction, NonNegative, Params, Positive
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-"""Of Muon's Newton-Schulz iteration."""
+"""Of the Newton-Schulz iteration in Muon."""
 
 
 class OptimizerParams(Params):
     """How weights are updated."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised momentum for the blocks' matrices, AdamW for the rest."""
+    """muon: orthogonalised momentum for the matrices of the blocks, AdamW for the rest."""
     lr: Annotated[float, Field(gt=0)]
     """Peak learning rate of AdamW."""
     muon_lr: Annotated[float, Field(gt=0)] = 0.02
@@ -30,21 +30,21 @@ class OptimizerParams(Params):
     """The learning rate at the last step, as a fraction of the peak; 1: constant after warmup."""
     warmup_steps: NonNegative = 0
     decay_steps: Positive | None = None
-    """Steps at the end in which the learning rate falls, constant before (warmup, stable, decay: Hu
-    et al. 2024); null: all after warmup."""
+    """Steps at the end in which the learning rate falls; before it is constant (warmup, stable,
+    decay: Hu et al. 2024). null: all steps after warmup."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """On matrices only, never on biases and norms."""
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest L2 norm of the whole gradient; null: any."""
+    """Maximum L2 norm of the gradient of all weights; null: no clipping."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every direction counts the same: each update is made nearly orthogonal.
+    """Momentum with nearly orthogonal updates, so that all directions have the same size.
 
-    `torch.optim.Muon` computes the same, but always in bfloat16, which a processor without it
-    emulates 50 times slower than float32. Here the products are in ``dtype``.
+    `torch.optim.Muon` computes the same, but always in bfloat16. A processor without bfloat16
+    emulates it, 50 times slower than float32. Here matrix products use ``dtype``.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     """Nearly ``U @ V.T`` for ``matrix = U @ S @ V.T``: all singular values come close to 1.
 
-    Newton-Schulz iteration of the fifth order, with the coefficients of Jordan et al. (2024), which
-    raise small singular values fast and end between 0.7 and 1.2. Products are in ``dtype``.
+    Newton-Schulz iteration of the fifth order with the coefficients of Jordan et al. (2024): small
+    singular values grow fast, and all end between 0.7 and 1.2. Matrix products use ``dtype``.
     """
     tall = len(matrix) > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(dtype)
@@ -100,9 +100,11 @@ def _newton_schulz(x: Tensor) -> Tensor:
 
 
 def _by_square_matrices(x: Tensor) -> Tensor:
-    """The same, where x is wider than high: every iteration multiplies x by a polynomial of its
-    Gram matrix, so only those are iterated, and x is multiplied once. It takes 50 C^3 instead of 90
-    for a matrix of C times 4 C. The squares of small singular values need float32."""
+    """`_newton_schulz` for a wide x, with fewer FLOPs: 50 C^3 instead of 90 C^3 for C times 4 C.
+
+    Every iteration multiplies x by a polynomial of its Gram matrix. So only these polynomials are
+    iterated, and x is multiplied once. Squares of small singular values need float32.
+    """
     a, b, c = COEFFICIENTS
 
     def polynomial(gram: Tensor) -> Tensor:
@@ -122,12 +124,12 @@ def _by_square_matrices(x: Tensor) -> Tensor:
 def make_optimizers(
     model: nn.Module, params: OptimizerParams, dtype: torch.dtype = torch.float32
 ) -> list[torch.optim.Optimizer]:
-    """One AdamW, or a Muon and an AdamW. Each group keeps its peak as ``peak_lr``.
+    """One AdamW, or an AdamW and a Muon. Each parameter group has its peak rate as ``peak_lr``.
 
-    Decay is on tensors of two and more dimensions: the matrices and the embeddings.
+    Weight decay applies to tensors of two and more dimensions: matrices and embeddings.
 
-    ``dtype`` is that of the runtime's matrix products; Muon's are in float32 where it is float16,
-    whose range ends too soon.
+    ``dtype`` is that of the runtime's matrix products. Muon uses float32 instead of float16, whose
+    range is too small.
     """
     names = dict(model.named_parameters())
     in_block = {name for name in names if ".h." in f".{name}" and names[name].ndim == 2}
@@ -161,8 +163,11 @@ def lr_factor(
     min_lr_fraction: float,
     decay_steps: int | None = None,
 ) -> float:
-    """Part of the peak learning rate at ``step``: a line up, the peak until ``decay_steps`` before
-    the end (None: at once), then half a cosine down."""
+    """The learning rate at ``step`` as a fraction of its peak.
+
+    Linear warmup, then constant until ``decay_steps`` before the end (None: no constant part), then
+    cosine decay to ``min_lr_fraction``.
+    """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     begin = _decay_begin(steps, warmup_steps, decay_steps)
@@ -173,7 +178,7 @@ def lr_factor(
 
 
 def stable_steps(steps: int, params: OptimizerParams) -> int:
-    """The first steps whose learning rates stay as they are if there are more than ``steps``."""
+    """Number of first steps whose learning rates are the same in a run of more than ``steps``."""
     if params.min_lr_fraction == 1:
         return steps
     return _decay_begin(steps, params.warmup_steps, params.decay_steps)

@@ -1,20 +1,22 @@
-"""Which loss or gradient norm is unusual: z-scores over the last steps, as llm.c prints them."""
+"""Z-scores of loss and gradient norm over the last steps, to find outliers; as in llm.c."""
 
 import math
 import statistics
 
 WINDOW = 128
-"""Values that a z-score compares with, the newest among them; before there are as many, none."""
+"""Number of values that a z-score is computed from, the newest included."""
 
 
 def slid(window: list[float], value: float) -> list[float]:
-    """The window after one more value. One that is not finite has no place among the others."""
+    """The window with ``value`` appended; values that are not finite are skipped."""
     return [*window, value][-WINDOW:] if math.isfinite(value) else window
 
 
 def z_score(window: list[float]) -> float | None:
-    """How many standard deviations the newest value lies above the window's mean; None until the
-    window is full. It depends on the window alone, so a resumed run has the same bits."""
+    """Standard deviations of the newest value above the mean; None until the window is full.
+
+    It is a function of the window only, so a resumed run gives the same bits.
+    """
     if len(window) < WINDOW:
         return None
     mean = statistics.fmean(window)

@@ -1,4 +1,4 @@
-"""How fast training goes beside what this machine can do, and why it is slow if it is."""
+"""Compares the speed of training with an estimate for this machine, and warns if it is too slow."""
 
 import logging
 import statistics
@@ -23,15 +23,15 @@ from gpt2.training.flops import (
 log = logging.getLogger(__name__)
 
 WARM_UP = 2
-"""First steps, which load code, make kernels and take memory: they are not judged."""
+"""First steps, which are not compared: they load code, create kernels and allocate memory."""
 STEPS, SECONDS, FEWEST = 10, 10.0, 3
-"""Training is judged by so many steps after them, or when these have taken so long, by a few."""
+"""Steps that are compared; after this many seconds, fewer are enough."""
 SLOW = 3.0
-"""Times the estimate from which it is said: below, the estimate may be wrong."""
+"""Ratio to the estimate that causes a warning. Below it the estimate itself may be wrong."""
 
 
 class Pace:
-    """The pace of a run: the model's arithmetic a step, and one line if it is far too slow."""
+    """Counts the FLOPs of each step, and logs one warning if a run is far too slow."""
 
     def __init__(
         self, config: GPT2Config, runtime: Runtime, *, muon: bool, recomputing: bool
@@ -47,20 +47,24 @@ class Pace:
 
     @cached_property
     def speed(self) -> Speed:
-        """Of this machine, measured once the first step is done: the stage starts no later."""
+        """Of this machine; measured after the first step, so that a stage does not start later."""
         return measured_speed(self._runtime, self._config.n_embd)
 
     def step(self, batches: Sequence[Batch], n_targets: int, seconds: float) -> float:
-        """An optimizer step over micro-batches took so long; its arithmetic in the model, FLOP.
+        """Record an optimizer step over micro-batches that took ``seconds``.
 
-        ``n_targets``: how many of their targets count.
+        ``n_targets``: targets that are not `IGNORE_INDEX`.
+
+        Returns:
+            Model FLOPs of the step.
         """
         sizes = [
             (inputs.numel(), len(inputs) if lengths is None else len(lengths))
             for inputs, _, lengths in batches
         ]
         tokens = sum(n for n, _ in sizes)
-        length = sum(n * n / texts for n, texts in sizes) / tokens  # of a token's text, the mean
+        # The length of a token's sequence, averaged over the tokens.
+        length = sum(n * n / sequences for n, sequences in sizes) / tokens
         done = tokens * token_flops(self._config, length, n_targets / tokens)
         again = tokens * recomputed_flops(self._config, length) if self._recomputing else 0
         if self._warming_up:
@@ -87,7 +91,7 @@ class Pace:
         if len(self._ratios) < enough:
             return
         self._judged = True
-        # Not the mean: a new shape, or a compiler, may hold up a step or two.
+        # The median, because a new shape or the compiler may delay a step or two.
         slower = statistics.median(self._ratios)
         if slower >= SLOW:
             rate = self._tokens / sum(self._took)
@@ -100,7 +104,7 @@ class Pace:
 
 
 def likely_cause(runtime: Runtime, busy: float) -> str:
-    """Why training is slow, while others keep ``busy`` cores busy."""
+    """Why training is slow, while other processes keep ``busy`` cores busy."""
     if is_emulated(runtime):
         name = dtype_name(runtime.dtype)
         return f"Likely cause: dtype {name} is emulated on this processor. Set dtype: auto"
@@ -108,6 +112,6 @@ def likely_cause(runtime: Runtime, busy: float) -> str:
         return f"Likely cause: other processes keep {busy:.1f} of {cores()} cores busy. End them"
     what = "processor" if runtime.device.type == "cpu" else "device"
     return (
-        f"Nothing else is busy here: the {what} is likely throttled (heat, saving of power, or a "
+        f"Nothing else is busy here: the {what} is likely throttled (heat, power saving, or a "
         "limit on what this container may use)"
     )

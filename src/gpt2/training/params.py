@@ -1,4 +1,4 @@
-"""How a model is trained, whatever its batches are."""
+"""Parameters of training, for pretraining and finetuning alike."""
 
 from typing import Literal
 
@@ -8,17 +8,17 @@ from gpt2.training.optim import OptimizerParams
 
 
 class TrainParams(OptimizerParams, DeviceParams):
-    """How a model is trained, apart from where its batches come from."""
+    """How a model is trained, whatever its batches are."""
 
     seed: NonNegative = 123
     batch_size: Positive
     """Sequences in an optimizer step."""
     micro_batch_size: Positive | None = None
-    """Sequences that are in memory at once; their gradients accumulate. None: the whole batch."""
+    """Sequences in memory at once; gradients are accumulated. None: the whole batch."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile; auto: on a GPU, where the run is long enough to pay for a slow start."""
+    """torch.compile; auto: on a GPU, if the run is long enough to make up for compile time."""
     activation_checkpointing: bool = False
-    """Keep only what enters each block and compute the rest again for its gradient: much less
+    """Keep only the input of each block and recompute the rest in the backward pass: much less
     memory, a third more time (Chen et al. 2016)."""
     eval_interval: Positive = 100
     """Steps between evaluations on the validation split."""

@@ -1,4 +1,4 @@
-"""Attention in blocks against PyTorch's own."""
+"""`causal_attention` against PyTorch's `scaled_dot_product_attention`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,21 +35,21 @@ def test_result_and_gradient_equal_pytorchs(T: int) -> None:
 LENGTHS = [3, STEP, BLOCK + 1, 1, STEP + 1, 5]
 
 
-def end_to_end(lengths: list[int]) -> Tensor:
-    """Texts of ``lengths``, as one sequence."""
+def packed(lengths: list[int]) -> Tensor:
+    """Queries, keys and values of packed sequences."""
     return queries_keys_values(sum(lengths)).detach()[:1].requires_grad_()
 
 
 @pytest.mark.parametrize(
     "lengths",
     [LENGTHS, [2 * STEP, 2 * STEP], [STEP + 6, STEP - 6]],
-    ids=["of all widths", "without padding", "together as long as the first, padded"],
+    ids=["several widths", "without padding", "sum equals a padded width"],
 )
 @pytest.mark.parametrize("attention", [causal_attention, _fused], ids=["CPU", "GPU"])
-def test_texts_end_to_end_do_not_see_each_other(
+def test_packed_sequences_do_not_attend_to_each_other(
     attention: Callable[[Tensor, float, Tensor], Tensor], lengths: list[int]
 ) -> None:
-    qkv = end_to_end(lengths)
+    qkv = packed(lengths)
     ours = attention(qkv, 0.0, torch.tensor(lengths))
     alone = torch.cat([pytorchs(text) for text in qkv.split(lengths, dim=1)], dim=1)
     torch.testing.assert_close(ours, alone)
@@ -59,17 +59,17 @@ def test_texts_end_to_end_do_not_see_each_other(
 
 
 @pytest.mark.parametrize("attention", [causal_attention, _fused], ids=["CPU", "GPU"])
-def test_in_texts_end_to_end_dropout_leaves_weights_out(
+def test_dropout_drops_weights_of_packed_sequences(
     attention: Callable[[Tensor, float, Tensor], Tensor],
 ) -> None:
-    qkv, lengths = end_to_end(LENGTHS).detach(), torch.tensor(LENGTHS)
+    qkv, lengths = packed(LENGTHS).detach(), torch.tensor(LENGTHS)
     mean = sum(attention(qkv, 0.3, lengths) for _ in range(400)) / 400
     assert (mean - attention(qkv, 0.0, lengths)).abs().mean() < 0.03
     assert not torch.equal(attention(qkv, 0.3, lengths), attention(qkv, 0.3, lengths))
 
 
 class Largest(TorchDispatchMode):
-    """Numbers in the largest tensor that was made."""
+    """Records the size of the largest tensor that an operation creates."""
 
     numbers = 0
 
@@ -83,15 +83,15 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_texts_end_to_end_take_memory_by_their_length() -> None:
+def test_memory_of_packed_sequences_is_linear_in_their_length() -> None:
     qkv = torch.randn(1, 64 * 1000, 3, 2, 8, requires_grad=True)
     with Largest() as largest:
         _fused(qkv, 0.0, torch.tensor([1000] * 64)).sum().backward()
     assert largest.numbers < 1.1 * qkv.numel()
 
 
-def test_the_kernel_of_gpus_for_texts_end_to_end_takes_what_it_is_given() -> None:
-    """Shapes and formats only; its numbers need a GPU: ``python -m benchmarks.gpu``."""
+def test_shapes_and_dtypes_suit_the_gpu_kernel_for_packed_sequences() -> None:
+    """Values need a GPU: ``python -m benchmarks.gpu``."""
     qkv = torch.empty(sum(LENGTHS), 3, 4, 8, dtype=torch.bfloat16, device="meta").requires_grad_()
     mixed = _varlen(qkv, torch.tensor(LENGTHS))
     assert (mixed.shape, mixed.dtype) == ((sum(LENGTHS), 4, 8), torch.bfloat16)
@@ -99,7 +99,7 @@ def test_the_kernel_of_gpus_for_texts_end_to_end_takes_what_it_is_given() -> Non
     assert (gradient.shape, gradient.dtype) == (qkv.shape, qkv.dtype)
 
 
-def test_in_bfloat16_it_is_about_as_exact_as_pytorchs() -> None:
+def test_bfloat16_is_about_as_exact_as_pytorchs() -> None:
     exact = queries_keys_values(8 * BLOCK)
     rounded = exact.detach().bfloat16().requires_grad_()
     true = pytorchs(exact)
@@ -114,7 +114,7 @@ def test_in_bfloat16_it_is_about_as_exact_as_pytorchs() -> None:
     assert my_gradient < 2 * their_gradient  # sums over blocks are rounded at each
 
 
-def test_dropout_leaves_weights_out_and_the_gradient_knows_which() -> None:
+def test_gradient_with_dropout() -> None:
     qkv = queries_keys_values(BLOCK + 5, torch.float64)
 
     def seeded(qkv: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from gpt2.data.batch import IGNORE_INDEX, Batch
 from gpt2.model.config import Architecture, GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.kv_cache import CacheView, KVCache
-from gpt2.model.weights import from_openai, to_openai
-from gpt2.training.trainer import loss_sum
+from gpt2.model.openai_tensors import from_openai, to_openai
+from gpt2.training.loss import loss_sum
 
 SHAPES = [
     GPT2Config(vocab_size=97, context_length=16, n_layer=1, n_head=1, n_embd=8),

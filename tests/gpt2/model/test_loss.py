@@ -1,4 +1,4 @@
-"""The chunked loss against PyTorch's own, whole one."""
+"""The chunked loss against PyTorch's cross-entropy of all logits."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_loss_and_gradients_equal_pytorchs(rows: int, chunk_loss: ChunkLoss | No
 
 
 @every_chunk_loss
-def test_in_bfloat16_it_is_as_exact_as_pytorchs(chunk_loss: ChunkLoss | None) -> None:
+def test_bfloat16_is_as_exact_as_pytorchs(chunk_loss: ChunkLoss | None) -> None:
     features, weight, targets = inputs()
     exact = F.cross_entropy(features @ weight.t(), targets, reduction="sum")
     with torch.autocast("cpu", torch.bfloat16):

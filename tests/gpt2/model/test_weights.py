@@ -20,7 +20,8 @@ from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import config_file, weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training.trainer import loss_sum
+from gpt2.model.openai_tensors import to_openai
+from gpt2.training.loss import loss_sum
 from tests.hugging_face import TEXT, write_model
 
 
@@ -52,7 +53,7 @@ def peers_checkpoint(directory: Path, **config: object) -> GPT2LMHeadModel:
 
 
 def seal(directory: Path) -> None:
-    """Give a directory that somebody else wrote a manifest of what is in it now."""
+    """Write the manifest of a directory that another program wrote."""
     contents = {path.name: path.read_bytes() for path in directory.iterdir()}
     with files.new_directory(directory) as new:
         for name in contents.keys() - {files.MANIFEST}:
@@ -73,7 +74,7 @@ def test_transformers_loads_our_directory_with_the_same_logits_and_tokens(saved,
     assert peer(batch, labels=batch).loss.item() == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_what_was_saved_is_loaded_exactly(saved):
+def test_saved_weights_are_loaded_exactly(saved):
     model, directory = saved
     loaded = weights.load(directory, dropout=0.25)
     assert loaded.config == model.config.model_copy(update={"dropout": 0.25})
@@ -92,7 +93,7 @@ def test_our_file_has_openais_names_and_orientation(saved):
 
 @pytest.mark.parametrize("n_head", [1, 2, 4])
 @pytest.mark.parametrize("n_embd", [8, 16, 24])
-def test_what_transformers_writes_gives_its_logits_loss_gradients_and_tokens(
+def test_a_checkpoint_of_transformers_gives_its_logits_loss_gradients_and_tokens(
     tmp_path, n_head, n_embd
 ):
     peer = peers_checkpoint(tmp_path, n_head=n_head, n_embd=n_embd)
@@ -105,7 +106,7 @@ def test_what_transformers_writes_gives_its_logits_loss_gradients_and_tokens(
 
     loss.backward()
     theirs.loss.backward()
-    gradients = weights.to_openai({name: p.grad for name, p in ours.named_parameters()})
+    gradients = to_openai({name: p.grad for name, p in ours.named_parameters()})
     expected = {name: p.grad for name, p in peer.transformer.named_parameters()}
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -134,7 +135,7 @@ def plain(tensors):
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float16, torch.float32])
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_old_spellings_load(tmp_path, dtype, prefix):
+def test_old_checkpoint_variants_load(tmp_path, dtype, prefix):
     peer = peers_checkpoint(tmp_path)
 
     def age(tensors):
@@ -151,10 +152,10 @@ def test_old_spellings_load(tmp_path, dtype, prefix):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_widened(tmp_path, dtype):
+def test_half_precision_is_converted_to_float32(tmp_path, dtype):
     peer = peers_checkpoint(tmp_path)
     rewrite(tmp_path, lambda tensors: {name: t.to(dtype) for name, t in tensors.items()})
-    loaded = weights.to_openai(weights.load(tmp_path).state_dict())
+    loaded = to_openai(weights.load(tmp_path).state_dict())
     for name, tensor in peer.transformer.state_dict().items():
         assert torch.equal(loaded[name], tensor.to(dtype).float()), name
 
@@ -182,11 +183,11 @@ def test_half_precision_is_widened(tmp_path, dtype):
         ),
         (
             lambda t: {**t, "h.1.attn.bias": torch.ones(1, 1, 20, 20)},
-            "h.1.attn.bias: is not the constant causal mask of 20 places",
+            "h.1.attn.bias: is not the constant causal mask of 20 positions",
         ),
         (
             lambda t: {**t, "h.1.attn.bias": torch.ones(1, 1, 10, 10).tril()},
-            "h.1.attn.bias: is not the constant causal mask of 20 places",
+            "h.1.attn.bias: is not the constant causal mask of 20 positions",
         ),
         (
             lambda t: {**t, "h.0.attn.masked_bias": torch.tensor(1.0)},
@@ -198,15 +199,15 @@ def test_half_precision_is_widened(tmp_path, dtype):
         ),
         (
             lambda t: {n: x.int() if n.endswith("wpe.weight") else x for n, x in t.items()},
-            "wpe.weight: type torch.int32, expected one of torch.float32",
+            "wpe.weight: dtype torch.int32, expected one of torch.float32",
         ),
         (
             lambda t: {n: x.double() if n.endswith("ln_f.bias") else x for n, x in t.items()},
-            "ln_f.bias: type torch.float64",
+            "ln_f.bias: dtype torch.float64",
         ),
     ],
 )
-def test_anything_else_is_named_and_refused(tmp_path, change, expected):
+def test_other_tensors_are_refused(tmp_path, change, expected):
     peers_checkpoint(tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(UserError, match=expected):
@@ -225,7 +226,7 @@ def test_anything_else_is_named_and_refused(tmp_path, change, expected):
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map is .*'x.Y'"),
     ],
 )
-def test_variations_that_are_not_gpt2_are_refused(tmp_path, config, expected):
+def test_variants_that_are_not_gpt2_are_refused(tmp_path, config, expected):
     peers_checkpoint(tmp_path, **config)
     with pytest.raises(UserError, match=expected):
         weights.load(tmp_path)
@@ -242,7 +243,7 @@ VARIATIONS = [
 
 
 @pytest.mark.parametrize("config", VARIATIONS, ids=str)
-def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(tmp_path, config):
+def test_supported_variants_have_the_logits_and_gradients_of_transformers(tmp_path, config):
     peer = peers_checkpoint(tmp_path / "theirs", **config)
     ours = weights.load(tmp_path / "theirs").eval()
     ids = torch.randint(90, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -252,7 +253,7 @@ def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(
     targets = torch.full_like(ids, -100)
     targets[:, :-1] = ids[:, 1:]
     (loss_sum(ours, Batch(ids, targets)) / 38).backward()
-    gradients = weights.to_openai({name: p.grad for name, p in ours.named_parameters()})
+    gradients = to_openai({name: p.grad for name, p in ours.named_parameters()})
     expected = dict(peer.named_parameters())
     assert len(gradients) == len(expected)
     for name, gradient in gradients.items():
@@ -273,7 +274,7 @@ def test_variations_that_are_read_have_the_logits_and_gradients_of_transformers(
 
 
 @pytest.mark.parametrize("config", VARIATIONS, ids=str)
-def test_variations_survive_being_saved_here(tmp_path, tokenizer, config):
+def test_variants_are_saved_and_loaded(tmp_path, tokenizer, config):
     peer = peers_checkpoint(tmp_path / "theirs", vocab_size=300, **config)
     ours = weights.load(tmp_path / "theirs")
     weights.save(ours, tmp_path / "ours", tokenizer[1], tokenizer[0].end_of_text, {})
@@ -283,7 +284,7 @@ def test_variations_survive_being_saved_here(tmp_path, tokenizer, config):
     torch.testing.assert_close(again(ids).logits, peer(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
+def test_shards_give_the_same_model_as_one_file(tmp_path):
     peer = write_model(tmp_path, shard="8KB")
     index = json.loads((tmp_path / weights.INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 2
@@ -305,11 +306,11 @@ def test_a_checkpoint_in_shards_is_that_in_one_file(tmp_path):
         (lambda place: dict([*place.items()][:-1]), "its tensors are not those that"),
         (
             lambda place: {**place, "more": next(iter(place.values()))},
-            "index.json says it has: more",
+            "index.json lists: more",
         ),
     ],
 )
-def test_an_index_that_is_not_that_of_its_shards_is_refused(tmp_path, change, expected):
+def test_an_index_that_contradicts_its_shards_is_refused(tmp_path, change, expected):
     write_model(tmp_path, shard="8KB")
     path = tmp_path / weights.INDEX
     index = json.loads(path.read_text())
@@ -325,7 +326,7 @@ def test_an_untied_model_without_its_output_layer_is_refused(tmp_path):
         weights.load(tmp_path)
 
 
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
     peers_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
     seal(tmp_path)
@@ -349,7 +350,7 @@ def test_a_directory_without_a_model_says_so(tmp_path, foreign):
         weights.load(tmp_path / "gpt2", foreign=foreign)
 
 
-def test_only_others_may_leave_out_the_manifest(tmp_path):
+def test_only_foreign_directories_may_lack_a_manifest(tmp_path):
     write_model(tmp_path)
     assert weights.load(tmp_path, foreign=True).config.vocab_size == 90
     with pytest.raises(UserError, match=r"no manifest.json"):

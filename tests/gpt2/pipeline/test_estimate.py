@@ -15,10 +15,11 @@ from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.pipeline import estimate
 from gpt2.pipeline.estimate import Batches
+from gpt2.training.execution import checkpoint_activations
 from gpt2.training.flops import Speed, muon_flops, steps_seconds
+from gpt2.training.loss import loss_sum
 from gpt2.training.optim import make_optimizers
 from gpt2.training.params import TrainParams
-from gpt2.training.trainer import checkpoint_activations, loss_sum
 from scripts.deps import ROOT
 
 CPU = torch.device("cpu")
@@ -111,19 +112,20 @@ from gpt2.data.batch import Batch
 from gpt2.core.device import choose_runtime, peak_memory_mib
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.training.optim import make_optimizers
+from gpt2.training.execution import checkpoint_activations
+from gpt2.training.loss import loss_sum
 from gpt2.training.params import TrainParams
-from gpt2.training.trainer import checkpoint_activations, loss_sum, train_step
+from gpt2.training.state import TrainState
+from gpt2.training.trainer import train_step
 
 config, settings = GPT2Config(**json.loads(sys.argv[1])), TrainParams(**json.loads(sys.argv[2]))
 runtime, model = choose_runtime(settings), GPT2(config).train()
 if settings.activation_checkpointing:
     checkpoint_activations(model)
-optimizers = make_optimizers(model, settings)
-scaler = torch.amp.GradScaler("cpu", enabled=False)
-for step in range(2):
+state = TrainState.create(model, settings, runtime)
+for _ in range(2):
     ids = torch.randint(config.vocab_size, (settings.batch_size, config.context_length))
-    train_step(loss_sum, model, [Batch(ids, ids)], optimizers, scaler, runtime, settings, step)
+    train_step(state, [Batch(ids, ids)], loss_sum, runtime, settings.grad_clip)
 print(int(peak_memory_mib(runtime.device) * 2**20))
 """
 

@@ -20,7 +20,7 @@ from gpt2.data.sources import package_docs
 from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
-from gpt2.evaluation.responses import choose_records as choose_test_records
+from gpt2.evaluation.responses import choose_test_records
 from gpt2.pipeline.needs import Needs, needs_of
 from gpt2.pipeline.plan import (
     CHARACTERS_PER_SECOND,

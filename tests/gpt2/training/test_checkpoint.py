@@ -13,6 +13,7 @@ import gpt2
 from gpt2.core.errors import UserError
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
+from gpt2.training import checkpoint
 from gpt2.training.checkpoint import RunDirectory, code_digest, differences, pack, unpack
 from gpt2.training.optim import OptimizerParams, make_optimizers
 
@@ -32,7 +33,7 @@ def step(model: GPT2, optimizers: list[torch.optim.Optimizer]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_what_is_packed_goes_on_as_if_nothing_had_happened(optimizer):
+def test_an_unpacked_state_continues_as_if_never_interrupted(optimizer):
     params = OptimizerParams(lr=0.01, optimizer=optimizer)
     torch.manual_seed(0)
     model = GPT2(CONFIG)
@@ -49,7 +50,7 @@ def test_what_is_packed_goes_on_as_if_nothing_had_happened(optimizer):
         assert torch.equal(a, b)
 
 
-def test_only_the_last_checkpoint_is_kept_and_comes_back(tmp_path):
+def test_only_the_last_checkpoint_is_kept_and_loaded(tmp_path):
     run = directory(tmp_path)
     run.save(1, {"note": "old"}, {"x": torch.ones(2)})
     run.save(2, {"note": "new"}, {"x": torch.zeros(3)})
@@ -68,7 +69,7 @@ def test_a_stale_checkpoint_is_not_used_and_the_log_names_the_key(tmp_path, capl
     with caplog.at_level(logging.INFO):
         assert directory(tmp_path, lr=0.2).load() is None
     assert "step 7 has another params.lr" in caplog.text
-    # Setting the value back finds it again.
+    # With the old value the checkpoint is found again.
     assert directory(tmp_path, lr=0.1).load() is not None
 
 
@@ -83,7 +84,7 @@ def test_other_data_and_other_code_are_named_too(tmp_path, caplog, changed, name
     assert f"step 7 has another {named}\n" in caplog.text
 
 
-def test_what_an_experiment_beside_it_deletes_or_leaves_damaged_stops_nobody(tmp_path):
+def test_a_damaged_checkpoint_of_another_run_is_skipped(tmp_path):
     other = directory(tmp_path, lr=0.1)
     other.save(7, {}, {"x": torch.ones(1)})
     (other.path / "step-00000007" / "state.json").write_text("half a fi")
@@ -95,7 +96,7 @@ def test_after_a_kill_the_latest_step_counts_whatever_the_clock_says(tmp_path):
     run.save(10, {}, {"x": torch.ones(1)})
     shutil.copytree(run.path / "step-00000010", tmp_path / "older")
     run.save(20, {}, {"x": torch.zeros(1)})
-    # Killed between two renames: both are there, and what was half-written before.
+    # Killed between two renames: both checkpoints are there, and an unfinished one.
     (tmp_path / "older").rename(run.path / "step-00000010")
     os.utime(run.path / "step-00000010", (2e9, 2e9))
     os.utime(run.path / "step-00000020", (0, 0))
@@ -111,6 +112,7 @@ def test_after_a_kill_the_latest_step_counts_whatever_the_clock_says(tmp_path):
 CLEAR = """
 import os, shutil, sys
 from pathlib import Path
+from gpt2.training import checkpoint
 from gpt2.training.checkpoint import RunDirectory
 
 def killed(event, arguments):
@@ -143,7 +145,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_who_waits_for_another_process_says_so(tmp_path, caplog):
+def test_waiting_for_another_process_is_logged(tmp_path, caplog):
     run = directory(tmp_path)
     lock = run.path.with_suffix(".lock")
     command = [sys.executable, "-c", HOLDER, str(lock)]
@@ -176,11 +178,37 @@ def test_differences_are_dotted_keys():
     assert differences(old, new) == ["code", "params.model.n_head", "params.model.n_layer"]
 
 
-def test_code_digest_is_of_our_sources_and_of_what_lies_beside_the_program(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "stage.py"))
-    (tmp_path / "training.py").write_text("size = 1\n")
+def test_code_digest_covers_the_running_stage_but_no_other(tmp_path, monkeypatch):
+    stage, other = tmp_path / "pretrain.py", tmp_path / "finetune.py"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(stage))
+    stage.write_text("size = 1\n")
     before = code_digest()
     assert len(before) == 64
+    other.write_text("size = 2\n")
     assert code_digest() == before
-    (tmp_path / "training.py").write_text("size = 2\n")
+    stage.write_text("size = 2\n")
     assert code_digest() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "decides"),
+    [
+        ("model/gpt2.py", True),
+        ("training/trainer.py", True),
+        ("data/shards.py", True),
+        ("core/device.py", True),
+        ("core/progress.py", False),
+        ("tracking/__init__.py", False),
+        ("pipeline/stage.py", False),
+        ("report/page.py", False),
+    ],
+)
+def test_code_digest_covers_the_code_that_decides_a_run(tmp_path, monkeypatch, name, decides):
+    package = tmp_path / "gpt2"
+    source, compiled = Path(gpt2.__file__).parent, shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, package, ignore=compiled)
+    monkeypatch.setattr(checkpoint, "__file__", str(package / "training" / "checkpoint.py"))
+    before = code_digest()
+    with (package / name).open("a") as code:
+        code.write("# changed\n")
+    assert (code_digest() != before) == decides

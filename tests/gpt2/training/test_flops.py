@@ -1,4 +1,4 @@
-"""What is measured; test_estimate.py has the counted arithmetic against PyTorch's own counter."""
+"""The speed of a machine and the time of a step; `test_estimate.py` checks the counted FLOPs."""
 
 import time
 
@@ -14,7 +14,7 @@ FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 WIDE = GPT2Config(context_length=64, n_layer=2, n_head=2, n_embd=768, vocab_size=320)
 
 
-def test_measuring_is_short_and_draws_no_random_number_of_training() -> None:
+def test_measuring_is_short_and_leaves_random_states_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     started = time.perf_counter()
@@ -26,13 +26,13 @@ def test_measuring_is_short_and_draws_no_random_number_of_training() -> None:
     assert 1e-7 < speed.call < 1e-1
 
 
-def test_a_slow_product_takes_fewer_rows_and_no_longer() -> None:
+def test_slow_products_are_measured_with_fewer_rows() -> None:
     huge = 2**14  # a product of all rows would take seconds, one of 16 rows is quick
     rate = measured_rate(FLOAT32, 64, rows=huge, seconds=1e-4)
     assert rate > 0
 
 
-def test_a_step_takes_its_products_its_update_and_what_no_arithmetic_explains() -> None:
+def test_a_step_takes_the_time_of_products_update_and_overhead() -> None:
     speed = Speed(products=1e9, sum=1e-9, call=1e-5)
 
     def seconds(**changes: float) -> float:

@@ -61,7 +61,7 @@ def test_one_adamw_step_equals_the_formula():
     torch.testing.assert_close(model.h[0].mlp.c_fc.weight.detach(), expected)
 
 
-def test_schedule_rises_in_a_line_and_falls_in_half_a_cosine():
+def test_schedule_has_linear_warmup_and_cosine_decay():
     factors = [lr_factor(step, 110, 10, 0.1) for step in range(110)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == pytest.approx(1.0)
@@ -89,7 +89,7 @@ def test_schedule_with_decay_steps_stays_at_the_peak_until_they_begin():
         ({}, 0),
     ],
 )
-def test_more_steps_leave_the_stable_ones_as_they_are(settings, stable):
+def test_stable_steps_do_not_depend_on_the_number_of_steps(settings, stable):
     params = OptimizerParams(lr=0.1, **settings)
     assert stable_steps(50, params) == stable
 
@@ -148,7 +148,7 @@ def test_muon_in_float32_is_pytorchs_without_the_rounding() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (32, 32), (64, 16)])
-def test_orthogonalised_matrices_keep_their_directions_and_lose_their_sizes(
+def test_orthogonalised_matrices_keep_their_singular_vectors(
     shape: tuple[int, int],
 ) -> None:
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_orthogonalised_matrices_keep_their_directions_and_lose_their_sizes(
     torch.testing.assert_close(single.double(), found, atol=1e-5, rtol=1e-5)
 
 
-def test_a_matrix_without_a_gradient_stays() -> None:
+def test_a_matrix_without_a_gradient_is_not_updated() -> None:
     [matrix, *_] = matrices()
     before = matrix.detach().clone()
     Muon([matrix], lr=0.02, weight_decay=0.1, dtype=torch.float32).step()

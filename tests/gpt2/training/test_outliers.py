@@ -5,7 +5,7 @@ import statistics
 from gpt2.training.outliers import WINDOW, slid, z_score
 
 
-def test_nothing_is_unusual_before_there_is_enough_to_compare_with() -> None:
+def test_there_is_no_score_until_the_window_is_full() -> None:
     window: list[float] = []
     for value in range(WINDOW - 1):
         window = slid(window, value)
@@ -27,7 +27,7 @@ def test_the_score_counts_standard_deviations_over_the_last_values() -> None:
     assert (z_score(slid(window, 2.0)) or 0) < -5
 
 
-def test_constant_values_and_such_as_are_no_numbers() -> None:
+def test_constant_and_non_finite_values() -> None:
     window = [2.0] * WINDOW
     assert z_score(window) == 0.0
     assert slid(window, math.inf) == slid(window, math.nan) == window

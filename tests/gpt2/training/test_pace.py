@@ -1,4 +1,4 @@
-"""Runs that really are slow, for each reason that can be told."""
+"""Runs that really are slow, for each cause that is reported."""
 
 import logging
 import os
@@ -7,7 +7,6 @@ import sys
 import time
 
 import torch
-from tests.gpt2.test_trainer import CONFIG, batch, params
 from torch import Tensor
 
 from benchmarks.measure import IMITATED
@@ -19,6 +18,7 @@ from gpt2.training import pace
 from gpt2.training.checkpoint import RunDirectory
 from gpt2.training.pace import SLOW, likely_cause
 from gpt2.training.trainer import fit
+from tests.gpt2.training.test_trainer import CONFIG, batch, params
 
 CPU = torch.device("cpu")
 FLOAT32 = Runtime(CPU, torch.float32)
@@ -45,10 +45,13 @@ def trained(model: GPT2, steps: int, directory, **settings: object) -> None:
 
 def test_a_run_that_is_far_too_slow_says_so_once(tmp_path, caplog) -> None:
     trained(Sleepy(CONFIG), 16, tmp_path)
-    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(told) == 1
-    assert "tokens/s: " in told[0] and "times slower than estimated for this machine. " in told[0]
-    assert "throttled" in told[0] or "other processes keep" in told[0]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert (
+        "tokens/s: " in warnings[0]
+        and "times slower than estimated for this machine. " in warnings[0]
+    )
+    assert "throttled" in warnings[0] or "other processes keep" in warnings[0]
 
 
 def test_a_few_very_slow_steps_are_enough(tmp_path, caplog, monkeypatch) -> None:

@@ -20,22 +20,17 @@ from gpt2.core import progress
 from gpt2.core.device import Runtime
 from gpt2.core.errors import UserError
 from gpt2.data.batch import IGNORE_INDEX, Batch
-from gpt2.model.attention import keep_from_compiler
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.tracking.tracker import NullTracker
 from gpt2.training.checkpoint import RunDirectory, SharedState
+from gpt2.training.curves import curve_rows
+from gpt2.training.execution import checkpoint_activations, compiled_features
 from gpt2.training.flops import token_flops
+from gpt2.training.loss import Evaluation, evaluate, loss_sum
 from gpt2.training.outliers import WINDOW
 from gpt2.training.params import TrainParams
-from gpt2.training.trainer import (
-    Evaluation,
-    checkpoint_activations,
-    curves,
-    evaluate,
-    fit,
-    loss_sum,
-)
+from gpt2.training.trainer import fit
 
 CONFIG = GPT2Config(vocab_size=50, context_length=12, n_layer=2, n_head=2, n_embd=16)
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -43,7 +38,7 @@ STEPS = 24
 
 
 def batch(step: int, rows: int = 4) -> Batch:
-    """A text with a rule: each token is the one before it plus 7, modulo 50."""
+    """Sequences with a rule: each token is the one before it plus 7, modulo 50."""
     generator = torch.Generator().manual_seed(1000 + step)
     first = torch.randint(1, 50, (rows, 1), generator=generator)
     ids = (first + 7 * torch.arange(13)) % 50
@@ -82,7 +77,7 @@ def train(directory: Path, net: GPT2, settings: TrainParams, steps: int = STEPS,
     )
 
 
-def test_training_learns_and_reports_one_whole_curve(tmp_path):
+def test_training_learns_and_records_the_whole_curve(tmp_path):
     history = train(tmp_path, model(), params(), steps=200)
     losses = [point["val_loss"] for point in history.evaluations]
     assert losses[0] == pytest.approx(math.log(50), rel=0.02)
@@ -90,7 +85,7 @@ def test_training_learns_and_reports_one_whole_curve(tmp_path):
     assert [point["step"] for point in history.evaluations] == list(range(0, 201, 8))
     assert [point["step"] for point in history.curve] == list(range(200))
     assert history.tokens == 200 * 4 * 12
-    table = curves(history)
+    table = curve_rows(history)
     assert [row["step"] for row in table] == list(range(201))
     speed = {"tokens_per_second", "mfu"}
     assert table[8].keys() == {"step", "loss", "lr", "grad_norm", "val_loss", *speed}
@@ -99,7 +94,7 @@ def test_training_learns_and_reports_one_whole_curve(tmp_path):
     assert history.mfu == history.flops / history.seconds / history.product_rate
 
 
-def test_the_arithmetic_of_the_model_is_counted(tmp_path):
+def test_model_flops_are_counted(tmp_path):
     inputs, targets, _ = batch(0)
     targets[0, :6] = IGNORE_INDEX
     history = train(tmp_path / "a", model(), params(), 3, train=lambda _: [Batch(inputs, targets)])
@@ -144,7 +139,7 @@ def test_micro_batches_change_nothing(tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_loss_is_that_of_all_logits_over_the_targets_that_count():
+def test_loss_equals_cross_entropy_of_all_logits_without_ignored_targets():
     net = model()
     inputs, targets, _ = batch(0)
     targets[1, :7] = IGNORE_INDEX
@@ -155,7 +150,7 @@ def test_loss_is_that_of_all_logits_over_the_targets_that_count():
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_texts_end_to_end_have_the_loss_and_gradient_of_each_by_itself(again):
+def test_packed_sequences_have_the_loss_and_gradient_of_separate_ones(again):
     net = model()
     if again:
         checkpoint_activations(net)
@@ -179,7 +174,7 @@ def test_texts_end_to_end_have_the_loss_and_gradient_of_each_by_itself(again):
     )
 
 
-def test_evaluation_has_neither_dropout_nor_autograd_and_puts_the_mode_back():
+def test_evaluation_has_neither_dropout_nor_autograd_and_restores_the_mode():
     net = model(dropout=0.5).train()
     first = evaluate(net, [batch(0), batch(1, rows=1)], FLOAT32)
     assert first == evaluate(net, [batch(0), batch(1, rows=1)], FLOAT32)
@@ -201,7 +196,7 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer():
 
 
 def test_the_best_weights_are_kept(tmp_path):
-    # A learning rate that destroys the model late in the run: the best evaluation is not the last.
+    # Wrong targets late in the run: the best evaluation is not the last.
     net = model()
 
     def spoiled(step: int) -> list[Batch]:
@@ -242,7 +237,7 @@ def test_a_step_whose_gradient_is_not_finite_can_be_replayed(tmp_path):
         return [batch(step)]
 
     settings = params(checkpoint_interval=5)
-    for first in (0, 7):  # again with the same disturbance: only that step
+    for first in (0, 7):  # the second run repeats only that step
         asked.clear()
         net = model(dropout=0.1)
         with pytest.raises(
@@ -270,12 +265,11 @@ def test_lower_precision_trains(tmp_path, dtype):
     assert history.evaluations[-1]["val_loss"] < 0.9 * history.evaluations[0]["val_loss"]
 
 
-def test_texts_of_ever_new_lengths_are_not_compiled_for_ever():
-    """For the first shape, and for any length and any number of texts; here by a compiler that
-    leaves kernels as they are."""
+def test_new_lengths_of_packed_sequences_do_not_recompile():
+    """Compiled once for the first shape, and once for any length and number of sequences. The
+    backend of this test generates no kernels, which would take long."""
     net, compiled = model(), CompileCounterWithBackend("aot_eager")
-    keep_from_compiler()
-    features_of = torch.compile(net.features, backend=compiled)
+    features_of = compiled_features(net, backend=compiled)
     counts = []
     for lengths in ([12, 1, 7], [5, 9, 12], [3, 2, 12, 8], [12] * 4, [1, 6, 2]):
         inputs, targets, _ = batch(0, rows=4)
@@ -308,7 +302,7 @@ SCHEDULES = {
 def train_shared(
     directory: Path, net: GPT2, settings: TrainParams, steps: int, stop: int | None = None
 ) -> tuple[list[int], list[dict]]:
-    """Train with a shared state; the steps that were taken here, and the rows of the curve."""
+    """Train with a shared state. Returns the steps of this process, and the rows of the curve."""
     taken: list[int] = []
 
     def batches(step: int) -> list[Batch]:
@@ -321,7 +315,7 @@ def train_shared(
     history = train(directory, net, settings, steps, train=batches, shared=shared)
     RunDirectory(directory, "test", {"params": settings.model_dump(), "steps": steps}).clear()
     varying = ("tokens_per_second", "mfu")
-    rows = [{k: v for k, v in row.items() if k not in varying} for row in curves(history)]
+    rows = [{k: v for k, v in row.items() if k not in varying} for row in curve_rows(history)]
     assert history.tokens == steps * 4 * 12
     return taken, rows
 
@@ -349,15 +343,15 @@ def test_more_steps_end_bit_for_bit_where_an_undisturbed_longer_run_ends(
     with caplog.at_level(logging.INFO):
         with pytest.raises(Stopped):
             train_shared(tmp_path / "b", model(dropout=0.1), settings, 33, stop=30)
-        assert f"going on from step {shared_step} of the run of 20 steps" in caplog.text
+        assert f"resuming from step {shared_step} of the run of 20 steps" in caplog.text
         longer = model(dropout=0.1)
         taken, rows = train_shared(tmp_path / "b", longer, settings, 33)
-    assert "going on from the checkpoint at step 28" in caplog.text
+    assert "resuming from the checkpoint at step 28" in caplog.text
     assert taken == list(range(28, 33))
     assert rows == expected
     assert_equal_weights(longer, whole)
 
-    # And further, from what the longer one has left.
+    # A third run resumes from the state that the second one saved.
     taken, rows = train_shared(tmp_path / "b", model(dropout=0.1), settings, 40)
     assert taken == list(range(33 if schedule == "constant" else 27, 40))
 
@@ -369,11 +363,11 @@ def test_where_every_learning_rate_depends_on_the_steps_more_of_them_start_afres
         taken, _ = train_shared(tmp_path, model(), settings, 12)
     assert taken == list(range(12))
     assert (
-        "starting afresh: the run of 8 steps had another learning rate after step 2. More steps "
-        "go on where it is constant (min_lr_fraction: 1) or falls in the last decay_steps"
+        "starting afresh: the run of 8 steps had another learning rate after step 2. A longer run "
+        "resumes if the rate is constant (min_lr_fraction: 1) or falls in the last decay_steps only"
     ) in caplog.text
     [kept] = tmp_path.glob("test-shared/*.safetensors")
-    assert kept.stat().st_size < 100, "a state that nothing goes on from takes room"
+    assert kept.stat().st_size < 100, "a state that no run resumes from takes disk space"
 
 
 def test_fewer_steps_or_other_parameters_or_the_same_again_start_afresh(tmp_path, caplog):
@@ -390,8 +384,8 @@ def test_fewer_steps_or_other_parameters_or_the_same_again_start_afresh(tmp_path
         taken, _ = train_shared(tmp_path, model(), settings, 5)
     assert taken == list(range(5))
     assert (
-        "starting afresh: the run of 8 steps has left its state at step 8, but a run of 5 is the "
-        "same only up to step 5"
+        "starting afresh: the run of 8 steps saved its state at step 8, but a run of 5 is the same "
+        "only up to step 5"
     ) in caplog.text
 
 
@@ -408,10 +402,10 @@ def test_a_damaged_shared_state_is_refused(tmp_path):
 
 PROGRAM = """
 import sys, json, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 from pathlib import Path
 from safetensors.torch import save_file
-from tests.gpt2.test_trainer import model, params, train
+from tests.gpt2.training.test_trainer import model, params, train
 directory, delay = Path(sys.argv[1]), float(sys.argv[2])
 import time
 net = model(dropout=0.1)
@@ -484,7 +478,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_checkpointed_activations_change_nothing_but_memory(tmp_path, dropout):
+def test_activation_checkpointing_changes_no_result(tmp_path, dropout):
     plain, thrifty = model(dropout), model(dropout)
     a = train(tmp_path / "a", plain, params(), 5)
     b = train(tmp_path / "b", thrifty, params(activation_checkpointing=True), 5)
@@ -493,7 +487,7 @@ def test_checkpointed_activations_change_nothing_but_memory(tmp_path, dropout):
         assert torch.equal(tensor, thrifty.state_dict()[name]), name
 
 
-def test_without_a_limit_gradients_stay_as_they_are(tmp_path):
+def test_without_grad_clip_gradients_are_not_clipped(tmp_path):
     free, loose = model(), model()
     train(tmp_path / "a", free, params(grad_clip=None), 5)
     train(tmp_path / "b", loose, params(grad_clip=1e9), 5)

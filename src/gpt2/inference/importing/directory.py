@@ -20,10 +20,11 @@ from gpt2.inference.importing import llmc, nanogpt
 from gpt2.inference.importing.checkpoint import Checkpoint, plain_logits
 from gpt2.inference.verification import PROMPT, count_parameters, exact_continuation
 from gpt2.model import weights
+from gpt2.model.openai_tensors import HEAD
 
 TOLERANCE = 1e-4
 """Largest allowed difference between logits, relative to the largest logit (rounding error)."""
-WITHOUT_BIAS = ("wte.weight", "wpe.weight", weights.HEAD)
+WITHOUT_BIAS = ("wte.weight", "wpe.weight", HEAD)
 """Weights that have no bias in any GPT-2."""
 BYTES = 256
 """Byte tokens. The smallest vocabulary has these and an end-of-text token."""

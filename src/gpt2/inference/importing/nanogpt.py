@@ -14,7 +14,7 @@ from gpt2.core.errors import UserError
 from gpt2.core.params import parse
 from gpt2.inference.importing.checkpoint import Checkpoint
 from gpt2.model.config import GPT2Config
-from gpt2.model.weights import HEAD, plain_names
+from gpt2.model.openai_tensors import HEAD, plain_names
 
 ARGS = {
     "n_layer": "n_layer",

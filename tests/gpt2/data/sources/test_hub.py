@@ -13,7 +13,7 @@ from gpt2.data.sources.hub import RELEASES, fetch, places, stated_sha256
 from gpt2.data.sources.urls import AbsentError, Patience
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
-from gpt2.model.weights import to_openai
+from gpt2.model.openai_tensors import to_openai
 from tests.file_server import HubHandler, RangeHandler, recording, serving
 
 REPOSITORY = "somebody/gpt2"

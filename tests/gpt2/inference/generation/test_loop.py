@@ -22,7 +22,7 @@ from gpt2.inference.generation.loop import generate, stream
 from gpt2.inference.generation.sampling import SamplingParams, choose, next_token_probabilities
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2, Block
-from gpt2.model.weights import from_openai
+from gpt2.model.openai_tensors import from_openai
 
 CONFIG = GPT2Config(vocab_size=61, context_length=40, n_layer=2, n_head=2, n_embd=32)
 RUNTIME = Runtime(torch.device("cpu"), torch.float32)
