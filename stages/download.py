@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from gpt2.core import files
-from gpt2.data.sources import gpt2_tokenizer
-from gpt2.data.sources.reading import check_splits, count, read_corpus, read_instructions
+from gpt2.data.fetching import gpt2_tokenizer
+from gpt2.data.fetching.wheels import WHEELS
+from gpt2.data.sources.loading import check_splits, count, read_corpus, read_instructions
 from gpt2.data.sources.records import Document, InstructionRecord
 from gpt2.data.sources.sections import CorpusParams, InstructionsParams
-from gpt2.data.sources.wheels import WHEELS
 from gpt2.data.tokenizer.bpe import Gpt2TokenizerParams, TokenizerParams
 from gpt2.evaluation.judge import judge_files
 from gpt2.evaluation.judge.params import JudgeParams

@@ -10,8 +10,9 @@ import click
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
-from gpt2.data.sources.hub import RELEASES, WEIGHTS
-from gpt2.data.sources.urls import DOWNLOADS
+from gpt2.core.model_files import WEIGHTS
+from gpt2.data.fetching.download import DOWNLOADS
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.model.public_weights import Gpt2WeightsParams, copy, download
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
 

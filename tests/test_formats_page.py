@@ -18,8 +18,8 @@ import pytest
 
 from gpt2.core.params import parse
 from gpt2.data.sources import own_data
+from gpt2.data.sources.loading import read_own
 from gpt2.data.sources.own_data import OwnCorpus
-from gpt2.data.sources.reading import read_own
 from gpt2.data.sources.records import Document
 from gpt2.data.sources.sections import CorpusParams, InstructionsParams
 from scripts.deps import ROOT
@@ -223,7 +223,7 @@ def test_parquet_holds_the_same(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_suffix() -> None:
-    from gpt2.data.sources.formats import ARCHIVES, RECORDS, TEXTS
+    from gpt2.data.parsing.formats import ARCHIVES, RECORDS, TEXTS
 
     text = PAGE.read_text(encoding="utf-8")
     for suffix in (*ARCHIVES, *RECORDS, *TEXTS):

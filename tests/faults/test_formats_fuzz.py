@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt2.core.errors import UserError
+from gpt2.data.parsing.rows import RawData
 from gpt2.data.sources import own_data
 from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.data.sources.rows import RawData
 from scripts.deps import ROOT
 from stages.download import json_line
 from tests.tiny_llama import write_tiny_llama

@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from gpt2.core import files
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
+from gpt2.data.fetching import wheels
 from gpt2.data.shards import Tokens, write_shards
-from gpt2.data.sources import web_files, wheels
+from gpt2.data.sources import web_files
 from gpt2.data.sources.web_files import UrlCorpus
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe

@@ -18,15 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
+from gpt2.core.model_files import INDEX, WEIGHTS
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.tokenizer.files import CONFIG, MERGES, VOCAB
 from gpt2.model.config import GPT2Config
 from gpt2.model.config_file import read_config, stated_end
 from gpt2.model.gpt2 import GPT2
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""Which of several files holds which tensor, where one would be too large."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 PADDED_TO = 8
 """A vocabulary that is filled up for faster products has a multiple of this: 50,304 for 50,257."""

@@ -29,7 +29,8 @@ from gpt2.core.processor import (
     load,
     usable_cores,
 )
-from gpt2.data.sources import local_files, urls
+from gpt2.data.fetching import http_client
+from gpt2.data.sources import local_files
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions
 from gpt2.evaluation.judge.backends.judges import open_judge
 from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
@@ -291,9 +292,9 @@ def address(url: str) -> Check:
     name = "download"
     remedy = "Check the network, the address in the parameters, and HF_ENDPOINT"
     try:
-        shown = urls.shown(url)
+        shown = http_client.redacted(url)
         answer = requests.head(
-            url, timeout=NETWORK_SECONDS, allow_redirects=True, proxies=urls.proxies(url)
+            url, timeout=NETWORK_SECONDS, allow_redirects=True, proxies=http_client.proxies(url)
         )
     except requests.RequestException as error:
         return Check(name, False, f"{shown}: {type(error).__name__}", remedy)

@@ -8,20 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpt2.core import files
+from gpt2.core import files, model_files
 from gpt2.core.device import choose_runtime
 from gpt2.core.errors import UserError
 from gpt2.core.processor import parsing_rate
 from gpt2.core.yaml_files import load_yaml
+from gpt2.data.fetching import gpt2_tokenizer, hub
+from gpt2.data.fetching.wheels import WHEELS
 from gpt2.data.instructions import choose_records, encode, load_records
-from gpt2.data.sources import gpt2_tokenizer, hub, package_docs
+from gpt2.data.sources import package_docs
 from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions
 from gpt2.data.sources.package_docs import PackageDocsCorpus
 from gpt2.data.sources.package_instructions import PackageDocsInstructions
 from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
-from gpt2.data.sources.wheels import WHEELS
 from gpt2.data.tokenizer.bpe import BpeTokenizerParams, Gpt2TokenizerParams, Tokenizer
 from gpt2.evaluation.judge.params import LlamaCppParams, WheelModel
 from gpt2.evaluation.responses import choose_records as choose_test_records
@@ -147,7 +148,7 @@ class Plan:
             release = hub.RELEASES.get(wanted.size)
             repository = wanted.repository or (release.repository if release else "")
             revision = wanted.revision or (release.revision if release else "")
-            addresses += hub.places(repository, revision, hub.CONFIG, wanted.mirrors)[:1]
+            addresses += hub.places(repository, revision, model_files.CONFIG, wanted.mirrors)[:1]
         return Needs(
             wheels=[wheel for wheel in wheels if not any((self.root / WHEELS / wheel).glob("*"))],
             addresses=list(dict.fromkeys(addresses)),

@@ -10,8 +10,8 @@ from gpt2.core.errors import UserError
 from gpt2.core.params import parse
 from gpt2.core.yaml_files import disputed, load_yaml
 from gpt2.data.corpus import TokenizeParams
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.data.instructions import prompt
-from gpt2.data.sources.hub import RELEASES
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions, is_output
 from gpt2.data.sources.sections import CorpusParams, InstructionsParams
 from gpt2.data.tokenizer.bpe import TokenizerParams

@@ -10,12 +10,12 @@ from pydantic import Field
 from tqdm import tqdm
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.formats import LARGEST
-from gpt2.data.sources.layouts import missing_columns
-from gpt2.data.sources.limits import LimitedFile
+from gpt2.data.parsing.formats import LARGEST
+from gpt2.data.parsing.layouts import missing_columns
+from gpt2.data.parsing.limits import LimitedFile
+from gpt2.data.parsing.rows import RawData, Row, UnreadableError
+from gpt2.data.parsing.texts import text_rows
 from gpt2.data.sources.own_data import OwnCorpus, OwnInstructions, RowParams
-from gpt2.data.sources.rows import RawData, Row, UnreadableError
-from gpt2.data.sources.texts import text_rows
 
 PACKAGE = "datasets==5.2.0"
 """Not among our requirements: only this source needs it."""

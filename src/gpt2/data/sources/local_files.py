@@ -10,10 +10,10 @@ from pydantic import Field
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
-from gpt2.data.sources.checks import Sha256
-from gpt2.data.sources.formats import FormatParams
+from gpt2.data.fetching.checks import Sha256
+from gpt2.data.parsing.formats import FormatParams
+from gpt2.data.parsing.rows import RawData, Row, inside
 from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.data.sources.rows import RawData, Row, inside
 
 PATTERN = frozenset("*?[")
 OUTPUTS = tuple(

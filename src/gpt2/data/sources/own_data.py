@@ -11,9 +11,12 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from gpt2.core.params import Fraction, NonNegative, Params, Positive
-from gpt2.data.sources.fields import NOTHING, Wanted, document_fields, record_fields
-from gpt2.data.sources.formats import FormatParams, Reader
-from gpt2.data.sources.paths import FieldPath
+from gpt2.data.parsing.field_paths import FieldPath
+from gpt2.data.parsing.fields import NOTHING, Wanted, document_fields, record_fields
+from gpt2.data.parsing.formats import FormatParams, Reader
+from gpt2.data.parsing.row_checks import PROBLEMS_SHOWN, RowChecks
+from gpt2.data.parsing.rows import RawData, Row
+from gpt2.data.parsing.texts import NONE
 from gpt2.data.sources.records import (
     Document,
     InstructionRecord,
@@ -23,9 +26,6 @@ from gpt2.data.sources.records import (
     sample_each,
     split_of,
 )
-from gpt2.data.sources.row_checks import PROBLEMS_SHOWN, RowChecks
-from gpt2.data.sources.rows import RawData, Row
-from gpt2.data.sources.texts import NONE
 from gpt2.data.tokenizer.files import END_OF_TEXT
 
 Column = Literal["instruction", "input", "output", "kind", "system", "conversation"]

@@ -9,11 +9,12 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from gpt2.core import files
-from gpt2.data.sources import urls
-from gpt2.data.sources.checks import Sha256, Url
-from gpt2.data.sources.formats import FormatParams
+from gpt2.data.fetching import http_client
+from gpt2.data.fetching.checks import Sha256, Url
+from gpt2.data.fetching.download import download
+from gpt2.data.parsing.formats import FormatParams
+from gpt2.data.parsing.rows import RawData, Row
 from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.data.sources.rows import RawData, Row
 
 
 class UrlSource(FormatParams):
@@ -46,10 +47,10 @@ def read(params: UrlCorpus | UrlInstructions, cache: Path) -> RawData:
     if params.sha256 is None or not path.is_file() or files.sha256(path) != params.sha256:
         places = [params.url, *params.mirrors]
         cache.mkdir(parents=True, exist_ok=True)
-        urls.download(places, path, sha256=params.sha256, cache=cache)
+        download(places, path, sha256=params.sha256, cache=cache)
     reader = params.reader()
     name = PurePosixPath(unquote(urlsplit(params.url).path)).name or "download"
-    origin = urls.shown(params.url)
+    origin = http_client.redacted(params.url)
     raw = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
     def rows() -> Iterator[Row]:

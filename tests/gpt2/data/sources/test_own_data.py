@@ -11,6 +11,7 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
+from gpt2.data.parsing.rows import RawData, Row
 from gpt2.data.sources.own_data import (
     OwnCorpus,
     OwnInstructions,
@@ -19,7 +20,6 @@ from gpt2.data.sources.own_data import (
     instruction_records,
 )
 from gpt2.data.sources.records import Document, InstructionRecord
-from gpt2.data.sources.rows import RawData, Row
 
 ALPACA = [
     {"instruction": f"Say {n}.", "input": "" if n % 2 else "aloud", "output": str(n), "text": "-"}

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from gpt2.core.yaml_files import load
-from gpt2.data.sources.formats import Row
+from gpt2.data.parsing.formats import Row
 from gpt2.data.sources.own_data import OwnCorpus, draw
 from gpt2.data.sources.records import InstructionRecord, sample_records
 from gpt2.evaluation.judge.params import LlamaEvalParams

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.urls import Patience, download, headers, shown
+from gpt2.data.fetching.download import download
+from gpt2.data.fetching.http_client import RetryPolicy, headers, redacted
 from tests.file_server import QuietHandler, RangeHandler, certify, recording, serving
 from tests.gpt2.evaluation.judge.servers import free_port
 from tests.proxy_server import proxying
@@ -22,7 +23,7 @@ from tests.proxy_server import proxying
 CONTENT = bytes(range(251)) * 12_000
 """3,012,000 bytes, no two neighbouring blocks of which are alike."""
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(retries=2, first_delay=0.01, longest_delay=2.0, silence=0.3)
+QUICK = RetryPolicy(retries=2, first_delay=0.01, max_delay=2.0, timeout=0.3)
 CUT = 2_000_000
 
 
@@ -34,7 +35,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def fetch(place: Path, *urls: str, sha256: str | None = SHA256, **options) -> str:
-    options = {"patience": QUICK, **options}
+    options = {"policy": QUICK, **options}
     return download(urls, place / "file", sha256=sha256, cache=place / "cache", **options)
 
 
@@ -86,7 +87,7 @@ def test_a_cut_one_goes_on_where_it_stopped(place: Path) -> None:
 def test_a_cut_one_goes_on_at_the_next_call(place: Path) -> None:
     with serving(place / "served", CutHandler) as server:
         port = server.rpartition(":")[2]
-        message = refused(place, f"{server}/file", patience=Patience(retries=0))
+        message = refused(place, f"{server}/file", policy=RetryPolicy(retries=0))
     assert message.startswith(f"http://127.0.0.1:{port}/file: could not be downloaded (")
     [part] = waiting(place)
     assert part.read_bytes() == CONTENT[: part.stat().st_size]
@@ -115,7 +116,7 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(place: Path) -> 
     handler = recording(SlowHandler)
     with serving(place / "served", handler) as server:
         code = (
-            "from pathlib import Path; from gpt2.data.sources.urls import download; "
+            "from pathlib import Path; from gpt2.data.fetching.download import download; "
             f"download(['{server}/file'], Path('file'), sha256='{SHA256}', cache=Path('cache'))"
         )
         source = str(Path(__file__).parents[4] / "src")
@@ -199,7 +200,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(place: Path) -> None:
     handler = recording(CutOnceHandler)
     with serving(place / "served", handler) as server:
         with pytest.raises(UserError):
-            fetch(place, f"{server}/file", patience=Patience(retries=0))
+            fetch(place, f"{server}/file", policy=RetryPolicy(retries=0))
         with waiting(place)[0].open("ab") as file:
             file.write(CONTENT)
         fetch(place, f"{server}/file")
@@ -217,7 +218,7 @@ def test_a_damaged_part_is_not_taken_for_the_file(place: Path) -> None:
     handler = recording(CutOnceHandler)
     with serving(place / "served", handler) as server:
         with pytest.raises(UserError):
-            fetch(place, f"{server}/file", patience=Patience(retries=0))
+            fetch(place, f"{server}/file", policy=RetryPolicy(retries=0))
         with waiting(place)[0].open("r+b") as file:
             file.write(b"damage")
         assert "expected" in refused(place, f"{server}/file")
@@ -287,8 +288,8 @@ def failing(status: int, **fields: str) -> type[RangeHandler]:
         (failing(302, Location="ftp://127.0.0.1/file"), 1, "leads to ftp://127.0.0.1/file, but"),
         (failing(302, Location="file:///etc/passwd"), 1, "leads to file:///etc/passwd, but"),
         (failing(302, Location="/again"), 10, "more than 10 redirects"),
-        (failing(302, Location="http://[::1/file"), 1, "leads to no valid address"),
-        (failing(200, Content_Length="9" * 5000), 1, "does not say how long it is|another version"),
+        (failing(302, Location="http://[::1/file"), 1, "leads to an invalid address"),
+        (failing(200, Content_Length="9" * 5000), 1, "does not state its length|another version"),
         (failing(206, Content_Range=f"bytes {'9' * 5000}-1/2"), 3, "another part or version"),
         (failing(503, Retry_After="9" * 5000), 1, "asks to wait inf s"),
         (failing(503, Retry_After="soon"), 3, "answers 503"),
@@ -326,8 +327,8 @@ def test_a_silent_server_is_left_after_a_while(place: Path) -> None:
             time.sleep(1)
 
     with serving(place / "served", SilentHandler) as server:
-        message = refused(place, f"{server}/file", patience=Patience(retries=0, silence=0.2))
-    assert "could not be downloaded (nothing for 0.2 s)" in message
+        message = refused(place, f"{server}/file", policy=RetryPolicy(retries=0, timeout=0.2))
+    assert "could not be downloaded (no data for 0.2 s)" in message
 
 
 def test_more_than_one_asked_for_is_not_taken(place: Path) -> None:
@@ -364,7 +365,7 @@ def test_a_full_disk_is_told_beforehand(place: Path) -> None:
 def test_damaged_notes_are_no_notes(place: Path, notes: str) -> None:
     with serving(place / "served", recording(CutOnceHandler)) as server:
         with pytest.raises(UserError):
-            fetch(place, f"{server}/file", patience=Patience(retries=0))
+            fetch(place, f"{server}/file", policy=RetryPolicy(retries=0))
         waiting(place)[0].with_suffix(".json").write_text(notes)
         fetch(place, f"{server}/file")
     assert (place / "file").read_bytes() == CONTENT
@@ -390,7 +391,7 @@ def test_no_address_leads_out_of_the_cache(place: Path, name: str) -> None:
             place / "inner" / "file",
             sha256=None,
             cache=place / "inner" / "cache",
-            patience=Patience(retries=0),
+            policy=RetryPolicy(retries=0),
         )
     assert sorted(path.name for path in place.iterdir()) == ["inner", "served"]
     left = sorted(path.suffix for path in (place / "inner").rglob("*") if path.is_file())
@@ -408,7 +409,7 @@ def test_a_secret_in_the_address_is_not_told(place: Path) -> None:
     with pytest.raises(UserError) as caught:
         fetch(place, f"http://me:{secret}@127.0.0.1:9/file?token={secret}")
     assert secret not in str(caught.value)
-    assert shown("https://example.org/a/b") == "https://example.org/a/b"
+    assert redacted("https://example.org/a/b") == "https://example.org/a/b"
 
 
 def test_two_at_once_do_not_write_into_each_other(place: Path) -> None:
@@ -498,7 +499,7 @@ def test_a_proxy_that_cannot_be_used_is_named_at_once(place, monkeypatch, no_pro
     }.items():
         monkeypatch.setenv("HTTP_PROXY", proxy)
         with pytest.raises(UserError, match=message) as caught:
-            fetch(place, "http://files.example/file", patience=Patience(silence=0.3))
+            fetch(place, "http://files.example/file", policy=RetryPolicy(timeout=0.3))
         assert "secret" not in str(caught.value)
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     assert "could not be downloaded" in refused(place, "http://files.example/file")

@@ -14,13 +14,13 @@ from pathlib import PurePosixPath
 from typing import Literal, cast
 
 from gpt2.core.params import Params
-from gpt2.data.sources.compression import UNPACKED, Unpacked, damage_told
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.json_files import json_rows
-from gpt2.data.sources.limits import LimitedFile, check_expansion
-from gpt2.data.sources.rows import Row, UnreadableError, inside
-from gpt2.data.sources.tables import CsvParams, csv_rows, parquet_rows
-from gpt2.data.sources.texts import NONE, html_row, text_rows
+from gpt2.data.parsing.compression import UNPACKED, Unpacked, damage_told
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.json_files import json_rows
+from gpt2.data.parsing.limits import LimitedFile, check_expansion
+from gpt2.data.parsing.rows import Row, UnreadableError, inside
+from gpt2.data.parsing.tables import CsvParams, csv_rows, parquet_rows
+from gpt2.data.parsing.texts import NONE, html_row, text_rows
 
 Format = Literal["text", "html", "json", "csv", "parquet"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiktoken_ext import openai_public
 
-from gpt2.data.sources.gpt2_tokenizer import FILES, OPENAI, fetch
+from gpt2.data.fetching.gpt2_tokenizer import FILES, OPENAI, fetch
 from gpt2.data.tokenizer.bpe import Tokenizer
 
 

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.fields import as_text
+from gpt2.data.parsing.field_paths import find, roots
+from gpt2.data.parsing.fields import as_text
+from gpt2.data.parsing.rows import RawData, Row
 from gpt2.data.sources.own_data import (
     InstructionFiles,
     OwnCorpus,
@@ -17,8 +19,6 @@ from gpt2.data.sources.own_data import (
     documents,
     instruction_records,
 )
-from gpt2.data.sources.paths import find, roots
-from gpt2.data.sources.rows import RawData, Row
 
 
 def data(values: list[object]) -> RawData:

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 from itertools import chain
 from typing import NamedTuple
 
-from gpt2.data.sources.limits import LimitedFile
-from gpt2.data.sources.rows import EMPTY, Row, UnreadableError, decoded, filled
+from gpt2.data.parsing.limits import LimitedFile
+from gpt2.data.parsing.rows import EMPTY, Row, UnreadableError, decoded, filled
 
 BLANK_LINES, NONE = "blank-lines", "none"
 BLOCKS = frozenset(

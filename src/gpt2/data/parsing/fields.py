@@ -6,10 +6,10 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import NamedTuple
 
-from gpt2.data.sources.conversations import records_of
-from gpt2.data.sources.layouts import missing_columns
-from gpt2.data.sources.paths import find, first_step, roots
-from gpt2.data.sources.rows import UnreadableError
+from gpt2.data.parsing.conversations import records_of
+from gpt2.data.parsing.field_paths import find, first_step, roots
+from gpt2.data.parsing.layouts import missing_columns
+from gpt2.data.parsing.rows import UnreadableError
 
 NOTHING = frozenset(
     ("<noinput>", "<no input>", "noinput", "n/a", "nan", "none", "null", "<na>", "#n/a")

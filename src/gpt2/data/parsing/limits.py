@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from io import BufferedIOBase
 
-from gpt2.data.sources.rows import UnreadableError
+from gpt2.data.parsing.rows import UnreadableError
 
 BLOCK = 2**20
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from gpt2.core.errors import UserError
+from gpt2.data.fetching.download import DOWNLOADS
+from gpt2.data.parsing.rows import RawData
 from gpt2.data.sources import huggingface, local_files, own_data, web_files
 from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.data.sources.package_docs import (
@@ -20,9 +22,7 @@ from gpt2.data.sources.package_instructions import (
     without_held_out,
 )
 from gpt2.data.sources.records import Document, InstructionRecord, Split, sample
-from gpt2.data.sources.rows import RawData
 from gpt2.data.sources.sections import CorpusParams, InstructionsParams, OwnCorpus, OwnInstructions
-from gpt2.data.sources.urls import DOWNLOADS
 from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
 
 

@@ -6,10 +6,10 @@ from io import BytesIO
 
 import pytest
 
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.formats import Reader
-from gpt2.data.sources.rows import Row
-from gpt2.data.sources.texts import html_text
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.formats import Reader
+from gpt2.data.parsing.rows import Row
+from gpt2.data.parsing.texts import html_text
 from gpt2.data.tokenizer.files import END_OF_TEXT
 
 WANTED = Wanted({"text": "text"}, ("text",))

@@ -11,9 +11,9 @@ from io import BytesIO
 import pyarrow as pa
 import pytest
 
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.formats import EXPANSION, Reader
-from gpt2.data.sources.rows import Row
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.formats import EXPANSION, Reader
+from gpt2.data.parsing.rows import Row
 
 READER = Reader(Wanted({"text": "text"}, ("text",)), "text")
 

@@ -10,10 +10,10 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.formats import Reader
-from gpt2.data.sources.rows import Row
-from gpt2.data.sources.tables import CsvParams
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.formats import Reader
+from gpt2.data.parsing.rows import Row
+from gpt2.data.parsing.tables import CsvParams
 
 WANTED = Wanted(
     {name: name for name in ("instruction", "input", "output", "kind")}, ("instruction", "output")

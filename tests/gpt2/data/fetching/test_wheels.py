@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources import wheels
+from gpt2.data.fetching import wheels
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

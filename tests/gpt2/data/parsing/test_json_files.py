@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.formats import Reader
-from gpt2.data.sources.rows import Row
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.formats import Reader
+from gpt2.data.parsing.rows import Row
 
 WANTED = Wanted(
     {name: name for name in ("instruction", "input", "output")}, ("instruction", "output")

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.checks import check_sha256
+from gpt2.data.fetching.checks import check_sha256
 
 WHEELS = Path(".cache", "wheels")
 """Below the repository's root: downloaded once, for every experiment."""

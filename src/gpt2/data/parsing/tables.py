@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from gpt2.core.params import Params
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.limits import LimitedFile
-from gpt2.data.sources.rows import EMPTY, Row, UnreadableError, decoded, numbered
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.limits import LimitedFile
+from gpt2.data.parsing.rows import EMPTY, Row, UnreadableError, decoded, numbered
 
 DELIMITERS = (",", ";", "\t", "|")
 QUOTES = ('"', "'")

@@ -4,9 +4,9 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.data.sources.conversations import ConversationError, records_of
+from gpt2.data.parsing.conversations import ConversationError, records_of
+from gpt2.data.parsing.rows import RawData, Row
 from gpt2.data.sources.own_data import OwnInstructions, OwnRecords, instruction_records
-from gpt2.data.sources.rows import RawData, Row
 from tests import yaml12
 
 

@@ -9,8 +9,8 @@ from transformers import GPT2LMHeadModel
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
-from gpt2.data.sources.hub import RELEASES, fetch, places, stated_sha256
-from gpt2.data.sources.urls import AbsentError, Patience
+from gpt2.data.fetching.http_client import AbsentError, RetryPolicy
+from gpt2.data.fetching.hub import RELEASES, fetch, places, stated_sha256
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.weights import to_openai
@@ -19,7 +19,7 @@ from tests.file_server import HubHandler, RangeHandler, recording, serving
 REPOSITORY = "somebody/gpt2"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 NAMES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
-ONCE = Patience(retries=0)
+ONCE = RetryPolicy(retries=0)
 Hub = type[RangeHandler]
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.limits import LimitedFile
-from gpt2.data.sources.paths import find
-from gpt2.data.sources.rows import EMPTY, Row, UnreadableError, decoded, numbered
+from gpt2.data.parsing.field_paths import find
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.limits import LimitedFile
+from gpt2.data.parsing.rows import EMPTY, Row, UnreadableError, decoded, numbered
 
 ENVELOPES = ("data", "records", "rows", "examples", "items")
 """Fields of a file's only object that may hold its records."""

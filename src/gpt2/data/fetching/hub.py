@@ -1,6 +1,6 @@
-"""OpenAI's public GPT-2 weights on the Hugging Face hub (tutorial part 5), or any repository there.
+"""Files on the Hugging Face hub: OpenAI's GPT-2 (tutorial part 5), or any other repository.
 
-A file's address is ``{endpoint}/{repository}/resolve/{revision}/{file}``.
+The address of a file is ``{endpoint}/{repository}/resolve/{revision}/{file}``.
 """
 
 import os
@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources import urls
-from gpt2.data.sources.urls import PATIENCE, AbsentError, Patience
+from gpt2.core.model_files import GENERATION_CONFIG
+from gpt2.data.fetching import http_client
+from gpt2.data.fetching.download import download
+from gpt2.data.fetching.http_client import RETRY_POLICY, AbsentError, RetryPolicy
 from gpt2.data.tokenizer import files as tokenizer_files
 from gpt2.data.tokenizer.files import ADDED, MERGES, NAMES, VOCAB, WHOLE
 
 ENDPOINT = "https://huggingface.co"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""In place of the weights, where they are in several files."""
 VOCABULARY = (VOCAB, MERGES)
-TOKENIZER = (WHOLE, tokenizer_files.CONFIG, ADDED, NAMES, "generation_config.json")
-"""What else may decide ids, or where a text ends; OpenAI's models have no need of it."""
+TOKENIZER = (WHOLE, tokenizer_files.CONFIG, ADDED, NAMES, GENERATION_CONFIG)
+"""Further files that may decide token ids or the end of a text; OpenAI's models need none."""
 
 
 class Release(NamedTuple):
-    """One of the four models that OpenAI released, as the hub has it."""
+    """One of the four models that OpenAI released, as it is on the hub."""
 
     repository: str
     revision: str
@@ -36,8 +35,7 @@ class Release(NamedTuple):
     n_embd: int
 
 
-# Pinned here. Each revision and digest stands alike in the public records of at least two projects
-# that have nothing to do with each other (manifests of experiments, inventories of models).
+# Pinned. At least two independent public projects record the same revisions and digests.
 RELEASES = {
     "124M": Release(
         repository="openai-community/gpt2",
@@ -79,26 +77,28 @@ RELEASES = {
 
 
 def places(repository: str, revision: str, file: str, mirrors: Sequence[str]) -> list[str]:
-    """Addresses of a file: of the hub, or what ``HF_ENDPOINT`` names instead, then of mirrors."""
+    """Addresses of a file: on the hub (or the server in ``HF_ENDPOINT``), then on the mirrors."""
     hub = os.environ.get("HF_ENDPOINT") or ENDPOINT
     return [
         f"{place.rstrip('/')}/{repository}/resolve/{revision}/{file}" for place in (hub, *mirrors)
     ]
 
 
-def stated_sha256(addresses: Sequence[str], revision: str, patience: Patience = PATIENCE) -> str:
+def stated_sha256(
+    addresses: Sequence[str], revision: str, policy: RetryPolicy = RETRY_POLICY
+) -> str:
     """The sha256 that the hub itself states for a large file.
 
-    It comes with the redirect to where the file lies (``X-Linked-Etag``), together with the
+    The redirect to the file's storage has it in its headers (``X-Linked-Etag``), together with the
     revision (``X-Repo-Commit``).
 
     Raises:
-        UserError: no place states one, or it states it for another revision.
+        UserError: no address states one, or only for another revision.
     """
     problems, absent = [], True
     for address in addresses:
         try:
-            answer = urls.headers(address, "X-Linked-Etag", patience)
+            answer = http_client.headers(address, "X-Linked-Etag", policy)
         except UserError as error:
             problems.append(str(error))
             absent = absent and isinstance(error, AbsentError)
@@ -109,7 +109,7 @@ def stated_sha256(addresses: Sequence[str], revision: str, patience: Patience = 
         if len(digest) == 64 and found == revision:
             return digest
         problems.append(
-            f"{urls.shown(address)}: states the digest {digest} of revision {found}; "
+            f"{http_client.redacted(address)}: states the digest {digest} of revision {found}; "
             f"a sha256 of revision {revision} was expected"
         )
     raise (AbsentError if absent else UserError)("\n  ".join(problems))
@@ -123,7 +123,7 @@ def fetch(
     mirrors: Sequence[str],
     directory: Path,
     cache: Path,
-    patience: Patience = PATIENCE,
+    policy: RetryPolicy = RETRY_POLICY,
 ) -> None:
     """Write files of a repository into ``directory``.
 
@@ -132,19 +132,20 @@ def fetch(
         revision: a commit of it.
         files: their names.
         digests: sha256 of each file for which one is known.
-        mirrors: other servers in the hub's layout, asked when the hub does not deliver.
-        directory: where the files go.
-        cache: where an unfinished download waits.
-        patience: with slow and failing servers.
+        mirrors: other servers with the hub's layout, used when the hub fails.
+        directory: directory of the files.
+        cache: directory for unfinished downloads.
+        policy: retries and timeout.
 
     Raises:
-        UserError: a file could not be had (`AbsentError`: there is none), or is another one.
+        UserError: a file could not be downloaded (`AbsentError`: it does not exist), or it has
+            another digest.
     """
     for file in files:
-        urls.download(
+        download(
             places(repository, revision, file, mirrors),
             directory / file,
             sha256=digests.get(file),
             cache=cache,
-            patience=patience,
+            policy=policy,
         )

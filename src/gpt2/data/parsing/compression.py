@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import IO, Any, cast
 
-from gpt2.data.sources.rows import UnreadableError
+from gpt2.data.parsing.rows import UnreadableError
 
 CHUNK = 2**16
 """Bytes of a Zstandard stream that are unpacked at a time: pyarrow never frees what it took for a

@@ -7,10 +7,10 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.conversations import ConversationError
-from gpt2.data.sources.fields import Wanted
-from gpt2.data.sources.layouts import advice, fields_there
-from gpt2.data.sources.rows import Row
+from gpt2.data.parsing.conversations import ConversationError
+from gpt2.data.parsing.fields import Wanted
+from gpt2.data.parsing.layouts import advice, fields_there
+from gpt2.data.parsing.rows import Row
 
 PROBLEMS_SHOWN = 20
 
