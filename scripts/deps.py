@@ -44,6 +44,8 @@ LEFT_OUT_OF = {
     "finetune": {f"{GPT2}/inference": "sample texts, for MLflow alone"},
     "llama3_eval": {f"{GPT2}/data/fetching/checks.py": "refuses parameters"},
     "own_files": {
+        f"{GPT2}/data/fetching": "nothing is downloaded",
+        f"{GPT2}/data/records.py": "no record is made",
         f"{GPT2}/data/tokenizer": "no text is read",
         f"{GPT2}/evaluation/judge/backends": "no judge is asked",
         f"{GPT2}/evaluation/judge/protocol.py": "no judge is asked",

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt2.core.params import parse
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.loading import read_own
-from gpt2.data.sources.own_data import OwnCorpus
-from gpt2.data.sources.records import Document
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from gpt2.data.sources.loading import load_rows
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
+from gpt2.data.sources.row_params import CorpusRows
 from scripts.deps import ROOT
 from tests import yaml12
 from tests.file_server import serving
@@ -143,8 +143,8 @@ def found(section: str, example: Example, root: Path, **place: str) -> list[tupl
     values = {**place, **(yaml12.loads(f"{{{example.params}}}") or {})}
     schema: Any = CorpusParams if section == "corpus" else InstructionsParams
     params = parse(schema, values, section)
-    data = read_own(params, root)
-    if isinstance(params, OwnCorpus):
+    data = load_rows(params, root)
+    if isinstance(params, CorpusRows):
         documents: list[Document] = list(own_data.documents(data, params))
         return [(document.text,) for document in documents]
     return [tuple(record[:3]) for record in own_data.instruction_records(data, params).records]

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from gpt2.core.files import read_json, read_manifest
 from gpt2.core.params import parse
 from gpt2.data.fetching.gpt2_tokenizer import FILES
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
 from stages.download import main
 from tests import yaml12
 from tests.file_server import serving

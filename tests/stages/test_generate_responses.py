@@ -7,7 +7,7 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.data.instructions import prompt
-from gpt2.data.sources.records import InstructionRecord, Split
+from gpt2.data.records import InstructionRecord, Split
 from gpt2.evaluation.responses import choose_records, plot, score_by_kind
 from gpt2.inference.responses import GenerateResponsesParams, answer
 from tests.our_model import write_our_model

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpt2.core.yaml_files import load_yaml
+from gpt2.data.own_links import MAX_OTHER_BYTES, NONE
 from gpt2.data.sources.local_files import OUTPUTS, is_output
 from scripts.deps import ROOT
-from stages import own_files
-from stages.own_files import NONE, main
+from stages.own_files import main
 from tests import yaml12
 
 LINKS = Path("data/own")
@@ -191,7 +191,7 @@ def is_another_repository(folder: Path) -> None:
 
 def has_much_else(folder: Path) -> None:
     with (folder / "video").open("wb") as hole:
-        hole.truncate(own_files.MOST_BYTES_BESIDE + 1)
+        hole.truncate(MAX_OTHER_BYTES + 1)
 
 
 def has_a_link_to_a_folder(folder: Path) -> None:
@@ -207,9 +207,9 @@ def has_a_link_to_a_folder(folder: Path) -> None:
         (has_a_socket, "texts", "texts/socket cannot be read"),
         (has_a_broken_link, "texts/*.txt", "old.txt.bak cannot be read"),
         (has_a_name_that_is_no_text, "texts", "?.bin cannot be read"),
-        (is_another_repository, "texts", ".dvcignore belongs to another repository of DVC's"),
+        (is_another_repository, "texts", ".dvcignore belongs to another DVC repository"),
         (has_much_else, "texts/**/*.txt", "it holds much else, which DVC would have to read"),
-        (has_a_link_to_a_folder, "texts/*/*.txt", "linked/a.txt lies behind a link"),
+        (has_a_link_to_a_folder, "texts/*/*.txt", "linked/a.txt is behind a link"),
     ],
 )
 def test_a_folder_that_dvc_cannot_watch_has_its_files_linked_one_by_one(

@@ -309,7 +309,7 @@ def address(url: str) -> Check:
 def own_files(source: FileCorpus | FileInstructions, root: Path) -> Check:
     """The user's own files are there; they are not read yet."""
     try:
-        local_files.read(source, root)
+        local_files.load_rows(source, root)
     except UserError as error:
         return Check("own files", False, source.path, str(error))
     return Check("own files", True, source.path)

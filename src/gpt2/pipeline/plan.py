@@ -16,14 +16,15 @@ from gpt2.core.yaml_files import load_yaml
 from gpt2.data.fetching import gpt2_tokenizer, hub
 from gpt2.data.fetching.wheels import WHEELS
 from gpt2.data.instructions import choose_records, encode, load_records
+from gpt2.data.records import InstructionRecord
 from gpt2.data.sources import package_docs
 from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions
 from gpt2.data.sources.package_docs import PackageDocsCorpus
 from gpt2.data.sources.package_instructions import PackageDocsInstructions
-from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
-from gpt2.data.tokenizer.bpe import BpeTokenizerParams, Gpt2TokenizerParams, Tokenizer
+from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.tokenizer.params import BpeTokenizerParams, Gpt2TokenizerParams
 from gpt2.evaluation.judge.params import LlamaCppParams, WheelModel
 from gpt2.evaluation.responses import choose_records as choose_test_records
 from gpt2.model.config import GPT2Config

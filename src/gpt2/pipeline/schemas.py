@@ -13,8 +13,8 @@ from gpt2.data.corpus import TokenizeParams
 from gpt2.data.fetching.hub import RELEASES
 from gpt2.data.instructions import prompt
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions, is_output
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
-from gpt2.data.tokenizer.bpe import TokenizerParams
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
+from gpt2.data.tokenizer.params import TokenizerParams
 from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
 from gpt2.inference.responses import GenerateResponsesParams
 from gpt2.model.config import Architecture

@@ -14,7 +14,7 @@ from gpt2.data.instructions import (
     load_records,
     prompt,
 )
-from gpt2.data.sources.records import InstructionRecord
+from gpt2.data.records import InstructionRecord
 from gpt2.data.train_bpe import train_bpe
 
 TOKENIZER = train_bpe([prompt("Add.", "1 and 2") * 3], 300)

@@ -16,17 +16,12 @@ import torch
 from gpt2.core.errors import UserError
 from gpt2.core.files import MANIFEST, new_directory, read_manifest
 from gpt2.data.batch import IGNORE_INDEX
-from gpt2.data.shards import (
-    Tokens,
-    TrainingWindows,
-    evaluation_batches,
-    token_type,
-    window_starts,
-    write_shards,
-)
-from gpt2.data.tokenizer.bpe import BYTES, Tokenizer
+from gpt2.data.shards import Tokens, token_type, write_shards
+from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.tokenizer.files import END_OF_TEXT
+from gpt2.data.tokenizer.vocabulary import BYTES
 from gpt2.data.train_bpe import train_bpe
+from gpt2.data.windows import TrainingWindows, evaluation_batches, window_starts
 
 TEXTS = [
     *(

@@ -8,9 +8,16 @@ import pytest
 
 from gpt2.core import files
 from gpt2.core.yaml_files import load_yaml
-from gpt2.data.instructions import InstructionBatches, collate, encode, load_records, prompt
+from gpt2.data.instructions import (
+    InstructionBatches,
+    choose_records,
+    collate,
+    encode,
+    load_records,
+    prompt,
+)
+from gpt2.data.records import InstructionRecord
 from gpt2.data.sources import package_docs
-from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
 from gpt2.evaluation.responses import choose_records as choose_test_records
@@ -24,7 +31,6 @@ from gpt2.pipeline.plan import (
 )
 from gpt2.pipeline.schemas import read
 from scripts.deps import ROOT
-from stages.finetune import choose_records
 from tests import yaml12
 from tests.hugging_face import write_checkpoint
 
@@ -80,7 +86,10 @@ def test_what_is_there_is_counted(root: Path) -> None:
 
     params, records = sections.finetune, load_records(root / "data/raw/instructions.jsonl")
     tokenizer, train = Tokenizer.load(root / "data/tokenizer"), []
-    for record in choose_records(records, params):
+    chosen = choose_records(
+        records, params.train_records or {}, params.max_validation_records, params.seed
+    )
+    for record in chosen:
         example, _ = encode(record, tokenizer, 128, params.too_long)
         if record.split == "train" and example:
             train.append(example)

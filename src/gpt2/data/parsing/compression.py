@@ -1,4 +1,4 @@
-"""Compressed files (``.gz``, ``.bz2``, ``.xz``, ``.zst``), unpacked a little at a time."""
+"""Compressed files (``.gz``, ``.bz2``, ``.xz``, ``.zst``), decompressed block by block."""
 
 import bz2
 import gzip
@@ -13,16 +13,19 @@ from typing import IO, Any, cast
 from gpt2.data.parsing.rows import UnreadableError
 
 CHUNK = 2**16
-"""Bytes of a Zstandard stream that are unpacked at a time: pyarrow never frees what it took for a
-reading that fails."""
+"""Bytes of a Zstandard stream that are decompressed at a time: pyarrow never frees the buffer of a
+read that fails."""
 
 
-def _gzip(file: BufferedIOBase) -> BufferedIOBase:
-    return gzip.GzipFile(fileobj=file, mode="rb")
+class ZstandardFile(BufferedReader):
+    """As `gzip.GzipFile`, for ``.zst``."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        super().__init__(_RawZstandard(file))
 
 
-class _Raw(RawIOBase):
-    """A stream of Zstandard, which the standard library does not have yet."""
+class _RawZstandard(RawIOBase):
+    """A Zstandard stream, which the standard library does not support yet."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         import pyarrow as pa
@@ -30,47 +33,44 @@ class _Raw(RawIOBase):
         self._stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
 
     def readable(self) -> bool:
-        """It is all that it can."""
+        """True; the stream supports nothing else."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as one reading does."""
+        """Read up to `CHUNK` bytes into the buffer; their number."""
         content: bytes = self._stream.read(min(len(buffer), CHUNK))
         buffer[: len(content)] = content
         return len(content)
 
 
-class ZstandardFile(BufferedReader):
-    """As `gzip.GzipFile`, for ``.zst``."""
-
-    def __init__(self, file: BufferedIOBase) -> None:
-        super().__init__(_Raw(file))
+def _gzip(file: BufferedIOBase) -> BufferedIOBase:
+    return gzip.GzipFile(fileobj=file, mode="rb")
 
 
 def _xz(file: BufferedIOBase) -> BufferedIOBase:
     return lzma.LZMAFile(cast(IO[bytes], file))
 
 
-Unpacked = bz2.BZ2File | gzip.GzipFile | lzma.LZMAFile | ZstandardFile
-UNPACKED: dict[str, Callable[[BufferedIOBase], BufferedIOBase]] = {
+Decompressed = bz2.BZ2File | gzip.GzipFile | lzma.LZMAFile | ZstandardFile
+DECOMPRESSORS: dict[str, Callable[[BufferedIOBase], BufferedIOBase]] = {
     ".bz2": bz2.BZ2File,
     ".gz": _gzip,
     ".xz": _xz,
     ".zst": ZstandardFile,
 }
-"""What a suffix says, as a function of the packed file."""
+"""The function for each suffix that opens a compressed file."""
 
 
 @contextmanager
-def damage_told() -> Iterator[None]:
-    """What unpacking raises for damaged files becomes `UnreadableError`."""
+def report_damage() -> Iterator[None]:
+    """Turn the exceptions of decompression for damaged files into `UnreadableError`."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise UnreadableError(f"damaged archive ({error})") from error
     except MemoryError as error:  # the dictionary of .xz has up to 4 GiB
-        raise UnreadableError("takes more memory to unpack than there is. Repack it") from error
+        raise UnreadableError("needs more memory to unpack than there is. Repack it") from error
     except OSError as error:
-        if error.errno is not None:  # of the file system: no one's data is wrong
+        if error.errno is not None:  # an error of the file system, not of the data
             raise
         raise UnreadableError(f"damaged archive ({error})") from error

@@ -1,4 +1,4 @@
-"""Conversations, as ShareGPT and OpenAI write them: a record for each reply."""
+"""Conversations in the formats of ShareGPT and OpenAI become one record per reply."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -8,11 +8,11 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
-"""Who speaks, by what ShareGPT's ``from`` and OpenAI's ``role`` call it."""
+"""Roles, by the values of ShareGPT's ``from`` and OpenAI's ``role``."""
 
 
 class ConversationError(Exception):
-    """Why no records can be made of a conversation."""
+    """No records can be made of a conversation; the text says why."""
 
 
 class _Turn(NamedTuple):
@@ -21,16 +21,16 @@ class _Turn(NamedTuple):
 
 
 def records_of(turns: object, system: object = None) -> list[dict[str, object]]:
-    """A record for each reply: the question before it, and all earlier turns as its input.
+    """One record per reply: the question before it, and all earlier turns as its input.
 
-    What the system says stands before each question. A question after the last reply is left out.
+    The system prompt precedes each question. A question after the last reply is dropped.
 
     Args:
         turns: a list of objects with ``from`` and ``value``, or ``role`` and ``content``.
-        system: what stands in a field of its own.
+        system: a system prompt from another field.
 
     Raises:
-        ConversationError: the turns are something else, or not question and reply in turn.
+        ConversationError: the turns have another form, or questions and replies do not alternate.
     """
     if not isinstance(turns, list) or not turns:
         raise ConversationError("a conversation must be a list of turns")
@@ -53,7 +53,7 @@ def records_of(turns: object, system: object = None) -> list[dict[str, object]]:
             expected = "the assistant's reply" if question else "a question of the user"
             raise ConversationError(f"turn {number} is from the {turn.role}, not {expected}")
     if not records:
-        raise ConversationError("no turn of the assistant in it")
+        raise ConversationError("it has no turn of the assistant")
     return records
 
 
@@ -67,7 +67,7 @@ def _turns(turns: list[object]) -> Iterator[_Turn]:
 
 def _turn(turn: object) -> _Turn:
     if not isinstance(turn, Mapping):
-        raise ConversationError("is no object with from and value, or role and content")
+        raise ConversationError("is not an object with from and value, or role and content")
     name, content = (
         (turn.get("from"), turn.get("value"))
         if turn.get("from") is not None
@@ -76,8 +76,7 @@ def _turn(turn: object) -> _Turn:
     role = ROLES.get(str(name).strip().lower())
     if role is None:
         raise ConversationError(
-            f"is from {name!r}; only questions of a user, replies of an assistant and what the "
-            "system says can be learned"
+            f"is from {name!r}; only turns of a user, an assistant and the system can be used"
         )
     text = _text(content)
     if not text.strip():
@@ -86,7 +85,7 @@ def _turn(turn: object) -> _Turn:
 
 
 def _text(content: object) -> str:
-    """A text, or OpenAI's list of parts that are texts."""
+    """A text, or the texts in OpenAI's list of parts, joined."""
     if content is None or isinstance(content, str):
         return content or ""
     parts = content if isinstance(content, list) else [content]
@@ -95,6 +94,6 @@ def _text(content: object) -> str:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise ConversationError(f"holds something that is no text: {kind}")
+            raise ConversationError(f"holds something that is not text: {kind}")
         texts.append(text)
     return "\n".join(texts)

@@ -1,4 +1,4 @@
-"""The fields that are wanted of rows: other names and places of them, nothing, and no text."""
+"""The fields of a row that are needed: other names and paths, empty values, values without text."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -11,27 +11,27 @@ from gpt2.data.parsing.field_paths import find, first_step, roots
 from gpt2.data.parsing.layouts import missing_columns
 from gpt2.data.parsing.rows import UnreadableError
 
-NOTHING = frozenset(
+EMPTY_VALUES = frozenset(
     ("<noinput>", "<no input>", "noinput", "n/a", "nan", "none", "null", "<na>", "#n/a")
 )
-"""What stands for an empty input in public data, in lower case."""
+"""Texts that mean an empty input in public data, in lower case."""
 
 
 class Wanted(NamedTuple):
-    """The fields that are wanted of each record."""
+    """The fields that are needed of each record."""
 
     paths: Mapping[str, str]
-    """Where in the data each of our fields stands."""
+    """Path in the data of each field."""
     required: Collection[str] = ()
-    """Those of our fields that no record can be without."""
+    """Fields that every record must have."""
 
     @property
     def roots(self) -> frozenset[str]:
-        """All columns that may hold a wanted field."""
+        """All columns that may hold a needed field."""
         return roots(self.paths.values())
 
     def missing(self, columns: Collection[str]) -> list[str]:
-        """The required fields that stand in none of the columns."""
+        """The required fields that are in none of the columns."""
         return [
             field
             for field in self.required
@@ -50,7 +50,7 @@ def document_fields(value: object, column: str, wanted: Wanted, coerce: bool) ->
 
 
 def record_fields(value: object, wanted: Wanted, coerce: bool) -> list[object]:
-    """The fields of each of Alpaca's records in a row: one, or one for each reply.
+    """The fields of each Alpaca record in a row: one record, or one for each reply.
 
     Raises:
         ConversationError: the turns of a conversation are not question and reply.
@@ -67,11 +67,11 @@ def record_fields(value: object, wanted: Wanted, coerce: bool) -> list[object]:
 
 
 def fields_of(value: object, wanted: Wanted, coerce: bool) -> object:
-    """Our fields that a record has; of what is no record, itself: the schema says so.
+    """The needed fields of a record. Any other value is returned as it is: the schema refuses it.
 
     Args:
-        value: an object, or a list if it is wanted by places.
-        wanted: where in it each of our fields stands.
+        value: an object, or a list if paths begin with a list index.
+        wanted: path of each field.
         coerce: whether numbers, booleans and lists become text.
     """
     listed = isinstance(value, list) and any(path.startswith("[") for path in wanted.paths.values())
@@ -82,17 +82,17 @@ def fields_of(value: object, wanted: Wanted, coerce: bool) -> object:
         found = find(value, path)
         if not is_null(found):
             fields[name] = as_text(found) if coerce else found
-    # What may be left out may also be empty, as in a table.
+    # An optional field may also be empty, as in a table.
     return {name: it for name, it in fields.items() if it != "" or name in wanted.required}
 
 
 def is_null(value: object) -> bool:
-    """Whether a value stands for none: null, and NaN, which is pandas' null."""
+    """Whether a value is null, or NaN, which is null in pandas."""
     return value is None or value != value
 
 
 def as_text(value: object) -> object:
-    """A number, a boolean or a date as JSON writes it, a list with an item a line; else itself."""
+    """A number, boolean or date as in JSON, a list with one line per item; others unchanged."""
     if isinstance(value, list):
         items = [as_text(item) for item in value if not is_null(item)]
         return "\n".join(map(str, items)) if all(isinstance(i, str) for i in items) else value

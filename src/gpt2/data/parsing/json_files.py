@@ -1,4 +1,4 @@
-"""JSON: lists, objects one a line or one after another, and tables column by column."""
+"""JSON files: lists, objects one per line or one after another, and tables by columns."""
 
 import json
 import re
@@ -13,19 +13,19 @@ from gpt2.data.parsing.limits import LimitedFile
 from gpt2.data.parsing.rows import EMPTY, Row, UnreadableError, decoded, numbered
 
 ENVELOPES = ("data", "records", "rows", "examples", "items")
-"""Fields of a file's only object that may hold its records."""
+"""Fields that may hold the records, if the file is one object."""
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|$)|[{}\[\]]')
-"""What opens and closes in a line of JSON; strings, so that those in them do not count."""
+"""Brackets in a line of JSON. Strings match too, so that brackets in them are not counted."""
 
 
 def json_rows(name: str, file: LimitedFile, wanted: Wanted) -> Iterator[Row]:
-    """The rows of a file, whichever kind of JSON it holds.
+    """The rows of a file with any kind of JSON.
 
-    A file that begins with ``[`` is a list. In any other objects stand one a line; or, if the first
-    line holds less or more than one, one after another. The only object of a file may be a table:
-    see `records_in`.
+    A file that begins with ``[`` is a list. Any other file has one object per line; or, if the
+    first line is less or more than one object, objects one after another. If the file is a single
+    object, it may be a table: see `records_in`.
     """
-    lines = file.filled_lines()
+    lines = file.non_blank_lines()
     number, line = next(lines, (0, b""))
     start = line.removeprefix(BOM_UTF8).lstrip()
     if not start:
@@ -53,10 +53,10 @@ def json_rows(name: str, file: LimitedFile, wanted: Wanted) -> Iterator[Row]:
 
 
 def records_in(table: dict[str, Any], wanted: Wanted) -> list[Any] | None:
-    """The records of a table that is one JSON object; None if it is a record itself.
+    """The records of a table that is one JSON object; None if the object is a record itself.
 
-    It may be what pandas' ``to_json`` writes by columns, by index, split or as a table with schema,
-    or an object with the records in one of its `ENVELOPES`, or in the only list that it holds.
+    Supported are the outputs of pandas' ``to_json`` by columns, by index, split or as a table with
+    schema, and objects with the records in one of the `ENVELOPES` or in their only list.
     """
     fields = [find(table, wanted.paths[field]) for field in wanted.required]
     if all(isinstance(field, str | int | float) for field in fields):
@@ -97,7 +97,7 @@ def _parsed(content: bytes) -> list[Any]:
 
 
 def _is_one_value(line: bytes) -> bool:
-    """Whether a line holds a whole value, or one with a mistake in it: not a part, not several."""
+    """Whether a line is one whole value, perhaps with an error in it: not a part, not several."""
     try:
         text = decoded(line).rstrip()
         json.loads(text)
@@ -119,7 +119,7 @@ def _lines(name: str, lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> 
 
 
 def _objects(name: str, lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> Iterator[Row]:
-    """Objects that stand one after another, over any number of lines."""
+    """Objects one after another, each on any number of lines."""
     record = 0
     for number, content in _balanced(lines, file):
         for value in _values(content):
@@ -130,24 +130,25 @@ def _objects(name: str, lines: Iterable[tuple[int, bytes]], file: LimitedFile) -
 
 
 def _values(content: bytes) -> Iterator[Any]:
-    """All values of a text, and at the end why there are no more, if it is for a mistake."""
-    decoder, place = json.JSONDecoder(), 0
+    """All values in a text. If it has an error, the last item is the exception."""
+    decoder, position = json.JSONDecoder(), 0
     try:
         text = decoded(content).strip()
-        while place < len(text):
-            value, place = decoder.raw_decode(text, place)
-            place = _between(text, place)
+        while position < len(text):
+            value, position = decoder.raw_decode(text, position)
+            position = _skip_spaces(text, position)
             yield value
     except (UnreadableError, ValueError, RecursionError) as error:
         yield error
 
 
 def _balanced(lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> Iterator[tuple[int, bytes]]:
-    """Lines joined until everything that they open is closed; the number of the first one."""
+    """Lines joined until all brackets are closed, with the number of the first line."""
     parts: list[bytes] = []
     begin = depth = size = 0
     for number, line in lines:
-        # An object within another one follows a name: this is the next one, the last has no end.
+        # A nested object follows a name. So this line begins the next object, and the last one has
+        # no end.
         if depth == 1 and line.startswith(b"{") and not parts[-1].rstrip().endswith(b":"):
             yield begin, b"".join(parts)
             parts, depth, size = [], 0, 0
@@ -164,11 +165,11 @@ def _balanced(lines: Iterable[tuple[int, bytes]], file: LimitedFile) -> Iterator
         yield begin, b"".join(parts)
 
 
-def _between(text: str, place: int) -> int:
-    """Where the white space after ``place`` ends."""
-    while place < len(text) and text[place].isspace():
-        place += 1
-    return place
+def _skip_spaces(text: str, position: int) -> int:
+    """The next position without white space."""
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position
 
 
 def _problem(error: Exception) -> str:
@@ -177,4 +178,4 @@ def _problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         return f"not valid JSON ({error.msg}, {line}column {error.colno})"
-    return f"not valid JSON ({error})"  # a number, or a nesting, without end
+    return f"not valid JSON ({error})"  # a number that is too long, or too deep a nesting

@@ -1,23 +1,23 @@
-"""Known layouts of data, by the names of their fields, and the parameters that read them."""
+"""Known layouts of public data, recognised by their field names, and the parameters for them."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 SHOWN = 20
-"""Names of fields in a message."""
+"""Largest number of field names in a message."""
 
 
 class _Layout(NamedTuple):
     name: str
     fields: frozenset[str]
-    """All of these are there."""
+    """Data with this layout has all of these fields."""
     line: str
     """The line of params.yaml, below the section."""
 
 
 def _questions(name: str, **columns: str) -> _Layout:
-    """A layout of instruction records with other names than ours."""
-    pairs = ", ".join(f"{ours}: {theirs}" for ours, theirs in columns.items())
+    """A layout of instruction records; ``columns`` maps Alpaca's field names to those of it."""
+    pairs = ", ".join(f"{field}: {column}" for field, column in columns.items())
     return _Layout(name, frozenset(columns.values()), f"columns: {{{pairs}}}")
 
 
@@ -36,7 +36,7 @@ INSTRUCTIONS = (
     _questions("FLAN", instruction="inputs", output="targets"),
     _questions("inputs and outputs", instruction="input", output="output"),
 )
-"""From the most particular one to the least."""
+"""From the most specific one to the least."""
 CORPUS = tuple(
     _Layout(f"texts in '{name}'", frozenset([name]), f"column: {name}")
     for name in ("content", "body", "article", "story", "document", "raw_content", "passage")
@@ -44,17 +44,17 @@ CORPUS = tuple(
 
 
 def advice(names: Collection[str], required: Collection[str]) -> str:
-    """How to read data whose records have these fields; empty if it looks like nothing known.
+    """How to load data whose records have these fields; empty if no known layout fits.
 
     Args:
-        names: of the fields that are there.
-        required: those of our fields that must be there; they tell a corpus from instructions.
+        names: field names in the data.
+        required: fields that are required, which distinguish a corpus from instructions.
     """
     section, layouts = ("corpus", CORPUS) if "text" in required else ("instructions", INSTRUCTIONS)
     for layout in layouts:
         if layout.fields <= {*names}:
             return (
-                f"It looks like {layout.name}, which these lines of params.yaml read:\n"
+                f"It looks like {layout.name}. Write into params.yaml:\n"
                 f"    {section}:\n      {layout.line}"
             )
     return ""
@@ -63,12 +63,12 @@ def advice(names: Collection[str], required: Collection[str]) -> str:
 def missing_columns(
     missing: Collection[str], paths: Mapping[str, str], columns: Collection[str]
 ) -> str:
-    """The message that required fields stand in no column of a table.
+    """The message that required fields are in no column of a table.
 
     Args:
-        missing: these fields of ours.
-        paths: where in the data each of our fields should stand.
-        columns: those that are there.
+        missing: the required fields that are missing.
+        paths: path of each field in the data.
+        columns: columns of the table.
     """
     wanted = " and ".join(
         f"'{paths[field]}'" + (f" for '{field}'" if paths[field] != field else "")
@@ -78,7 +78,7 @@ def missing_columns(
     return f"no column {wanted}, only {_listed(columns)}. {hint}"
 
 
-def fields_there(names: Collection[str]) -> str:
+def present_fields(names: Collection[str]) -> str:
     """The end of a message that fields are missing."""
     return f"The fields there are: {_listed(names)}"
 

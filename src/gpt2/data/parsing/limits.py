@@ -1,4 +1,4 @@
-"""A file of which only so much is read, and only so much at a time."""
+"""A file with limits on its total size and on what is in memory at a time."""
 
 from collections.abc import Iterator
 from io import BufferedIOBase
@@ -9,14 +9,14 @@ BLOCK = 2**20
 
 
 class LimitedFile:
-    """A file from where it stands to its end.
+    """A file from its current position to its end.
 
     Args:
         file: open.
-        largest: bytes of a line or of whatever else is in memory at a time.
-        most: bytes that may come of it in all: it may be a bomb.
+        largest: largest number of bytes in memory at a time, for example of a line.
+        most: largest number of bytes in total: a compressed file may be a bomb.
 
-    All methods raise `UnreadableError` where one of the limits is passed.
+    All methods raise `UnreadableError` if a limit is exceeded.
     """
 
     def __init__(self, file: BufferedIOBase, largest: int, most: int) -> None:
@@ -24,22 +24,22 @@ class LimitedFile:
         self._total = 0
 
     def line(self) -> bytes:
-        """The next line with its end; empty at the end of the file."""
+        """The next line with its line end; empty at the end of the file."""
         line = self._file.readline(self._step())
         self.check_size(len(line))
         return self._counted(line)
 
     def block(self) -> bytes:
-        """About as many of the next bytes as are read at a time; empty at the end."""
+        """The next `BLOCK` bytes or fewer; empty at the end of the file."""
         return self._counted(self._file.read(min(BLOCK, self._step())))
 
     def rest(self) -> bytes:
-        """All that is left."""
+        """Everything up to the end of the file."""
         content = self._file.read(self._step())
         self.check_size(len(content))
         return self._counted(content)
 
-    def filled_lines(self) -> Iterator[tuple[int, bytes]]:
+    def non_blank_lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and content of each line that is not blank."""
         number = 0
         while line := self.line():
@@ -48,11 +48,11 @@ class LimitedFile:
                 yield number, line
 
     def check_size(self, size: int) -> None:
-        """Raise `UnreadableError` if so many bytes are too many to hold in memory."""
+        """Raise `UnreadableError` if ``size`` bytes are too many to hold in memory."""
         if size > self.largest:
             raise UnreadableError(
                 f"a text, a line or a list has more than {self.largest:,} bytes, too many to hold "
-                "in memory. Divide it; JSON Lines may be as long as they like"
+                "in memory. Divide it; a JSON Lines file may have any length"
             )
 
     def _step(self) -> int:
@@ -68,6 +68,6 @@ def check_expansion(size: int, most: int) -> None:
     """Raise `UnreadableError` if an archive expands to more than ``most`` bytes."""
     if size > most:
         raise UnreadableError(
-            f"archive that expands to more than {most:,} bytes, too many for its length. "
-            "Is it a bomb? If not, unpack it"
+            f"archive that expands to more than {most:,} bytes, too many for its size. "
+            "It may be a zip bomb. If it is not, unpack it"
         )

@@ -1,4 +1,4 @@
-"""Rows checked one by one, and a list of what was wrong with them."""
+"""Checks rows one by one against a schema, and lists their problems."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from gpt2.core.errors import UserError
 from gpt2.data.parsing.conversations import ConversationError
 from gpt2.data.parsing.fields import Wanted
-from gpt2.data.parsing.layouts import advice, fields_there
+from gpt2.data.parsing.layouts import advice, present_fields
 from gpt2.data.parsing.rows import Row
 
 PROBLEMS_SHOWN = 20
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class RowChecks(Generic[Schema]):
-    """Rows made ``schema`` one by one, and a list of what was wrong, of which the end is not kept.
+    """Parses rows into ``schema`` one by one. Only the first `PROBLEMS_SHOWN` problems are kept.
 
     Args:
-        schema: what a row is to be.
-        origin: leads the messages.
-        wanted: where in a row the fields stand, and which must be there.
-        items: the fields of each item that a row holds, mostly one.
+        schema: class of the items.
+        origin: the beginning of messages.
+        wanted: paths of the fields, and which are required.
+        items: gives the fields of each item in a row, usually one.
         on_bad_record: whether a bad row is an error.
     """
 
@@ -46,26 +46,26 @@ class RowChecks(Generic[Schema]):
         self._advice = ""
         self._alone = False
 
-    def of(self, row: Row) -> list[Schema]:
-        """What the row holds; nothing if it is bad."""
-        found, wrong = self._check(row)
+    def check(self, row: Row) -> list[Schema]:
+        """The items in a row; empty if the row is bad."""
+        found, wrong = self._parse(row)
         self._alone |= not self._rows and not row.place
         self._rows += 1
         if isinstance(row.value, dict):
             if len(self._unused) < PROBLEMS_SHOWN:
                 self._unused |= row.value.keys() - self._roots
             if row.value and wrong and not self._advice and self._wanted.missing(row.value):
-                self._advice = advice(row.value, self._wanted.paths) or fields_there(row.value)
+                self._advice = advice(row.value, self._wanted.paths) or present_fields(row.value)
         if wrong:
-            self._refuse(row, *wrong)
+            self._add_problems(row, *wrong)
             return []
         return found
 
-    def skipped(self) -> int:
-        """How many rows were bad, now that all have been checked.
+    def finish(self) -> int:
+        """Number of bad rows; call it after the last row.
 
         Raises:
-            UserError: there were some, and they are an error; or there was no good one.
+            UserError: there are bad rows and they are an error, or there is no good one.
         """
         bad = self._bad
         if not self._rows:
@@ -77,11 +77,11 @@ class RowChecks(Generic[Schema]):
             logger.warning("%s", self._listed(heading))
         if self._unused:
             names = ", ".join(map(repr, sorted(self._unused)[:PROBLEMS_SHOWN]))
-            logger.info("%s: not read: %s", self._origin, names)
+            logger.info("%s: fields not used: %s", self._origin, names)
         return bad
 
-    def _check(self, row: Row) -> tuple[list[Schema], list[str]]:
-        """What a row holds, and all that is wrong with it."""
+    def _parse(self, row: Row) -> tuple[list[Schema], list[str]]:
+        """The items in a row, and its problems."""
         if row.problem:
             return [], [row.problem]
         try:
@@ -96,18 +96,18 @@ class RowChecks(Generic[Schema]):
         if problem["type"] == "string_pattern_mismatch":
             return f"'{key}' is empty"
         convertible = isinstance(problem["input"], bool | int | float | list)
-        hint = ". coerce: true makes one of it" if convertible else ""
+        hint = ". coerce: true converts it" if convertible else ""
         return f"'{key}': {problem['msg']}{hint}" if key else str(problem["msg"])
 
-    def _refuse(self, row: Row, *wrong: str) -> None:
-        """Count the row as bad, and tell what is wrong with it."""
+    def _add_problems(self, row: Row, *wrong: str) -> None:
+        """Count the row as bad, and keep its first problems."""
         self._bad += 1
         self._problems += len(wrong)
         for problem in wrong[: PROBLEMS_SHOWN - len(self._shown)]:
             self._shown.append(f"{row.place}: {problem}" if row.place else problem)
 
     def _listed(self, heading: str) -> str:
-        """The heading and the first problems; on one line if the problem is the whole file's."""
+        """The heading and the first problems; on one line if one problem affects a whole file."""
         if self._alone and self._problems == 1:
             return f"{heading}: {self._shown[0]}"
         more = self._problems - len(self._shown)

@@ -1,4 +1,4 @@
-"""Tables: CSV and TSV as pandas and spreadsheets write them, and Parquet."""
+"""Tables: CSV and TSV in the dialects of pandas and spreadsheets, and Parquet."""
 
 import csv
 import re
@@ -18,9 +18,9 @@ DELIMITERS = (",", ";", "\t", "|")
 QUOTES = ('"', "'")
 PARQUET_ROWS = 1024
 PARQUET_BUFFER = 2**20
-"""Rows and bytes that are read at a time, whatever the size of the file's row groups."""
+"""Rows and bytes that are read at a time, for any size of the file's row groups."""
 SHOWN = 80
-"""Characters of a file's first line in a message."""
+"""Characters of the first line in a message."""
 RAGGED = (
     "{} field(s), but the first line has {}. A text with a delimiter or a line end in it must be "
     """within quotation marks; if these are others than ", in params.yaml: csv: {{quote: "'"}}"""
@@ -33,21 +33,21 @@ Character = Annotated[str, Field(pattern=r"^[^\r\n]$")]
 
 
 class CsvParams(Params):
-    """How CSV files are written, where their first line does not say it."""
+    """The dialect of CSV files, where the first line does not show it."""
 
     delimiter: Character | None = None
-    """Between two fields; null: that of ``, ; tab |`` with which the first line has the fields that
-    are wanted."""
+    """Character between two fields; null: the one of ``, ; tab |`` with which the first line has
+    the needed fields."""
     quote: Literal['"', "'", "none"] | None = None
-    """Around fields that hold delimiters or line ends; null: the one that the first line uses,
-    ``"`` if it uses none; none: quotation marks are text like any other."""
+    """Character around fields that contain delimiters or line ends; null: the one in the first
+    line, or ``"``; none: quotation marks are ordinary text."""
     escape: Character | None = None
-    """Before quotation marks and delimiters that are text, often a backslash."""
+    """Character before quotation marks and delimiters that are text, often a backslash."""
     header: bool = True
-    """Whether the first line holds the names of the fields; else they are ``"0"``, ``"1"``, ..."""
+    """Whether the first line has the names of the fields; if not, they are ``"0"``, ``"1"``, ..."""
 
     @model_validator(mode="after")
-    def _mean_one_thing_by_a_character(self) -> Self:
+    def _characters_differ(self) -> Self:
         stated = [it for it in (self.delimiter, self.quote, self.escape) if it is not None]
         if len({*stated}) < len(stated):
             raise ValueError("delimiter, quote and escape must be different characters")
@@ -72,9 +72,9 @@ class _Dialect(NamedTuple):
 
 
 def csv_rows(name: str, file: LimitedFile, params: CsvParams, wanted: Wanted) -> Iterator[Row]:
-    """The rows of a CSV file, each a dictionary of text by the names in its first line.
+    """The rows of a CSV file, each a dictionary of texts by the names in the first line.
 
-    A row with fewer or more fields than the first line comes with its problem instead of a value.
+    A row with fewer or more fields than the first line has a problem instead of a value.
     """
     lines = _Lines(file)
     first = next((line for line in lines if line.strip()), None)
@@ -101,14 +101,14 @@ def csv_rows(name: str, file: LimitedFile, params: CsvParams, wanted: Wanted) ->
 
 
 class _Lines:
-    """The lines of a file as text, with their ends, also those of old Macs."""
+    """The lines of a file as text, with their line ends, also those of old Macs."""
 
     def __init__(self, file: LimitedFile) -> None:
         self._file = file
         self.number = 0
-        """Of the line that came last, from 1."""
+        """Number of the current line, from 1."""
         self.size = 0
-        """Bytes since it was set to 0: a quotation mark that is never closed takes all."""
+        """Bytes since the last reset: a quotation mark that is never closed reads to the end."""
         self._ready: list[str] = []
 
     def __iter__(self) -> Iterator[str]:
@@ -125,14 +125,14 @@ class _Lines:
                 text = decoded(content)
             except UnreadableError as error:
                 raise UnreadableError(f"line {self.number + 1}: {error}") from error
-            # Not `splitlines`: to it, characters that a text may hold (U+2028) end a line as well.
+            # Not `splitlines`, which also splits at characters that a text may contain (U+2028).
             self._ready = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)[::-1]
         self.number += 1
         return self._ready.pop()
 
 
 def _records(dialect: _Dialect, first: str, lines: _Lines) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each row that is not blank, and the number of the line that it begins in."""
+    """The fields of each row that is not blank, with the number of its first line."""
     begin = lines.number
     rows = dialect.rows(chain([first], lines))
     try:
@@ -147,7 +147,7 @@ def _records(dialect: _Dialect, first: str, lines: _Lines) -> Iterator[tuple[int
 
 
 def _dialect(line: str, params: CsvParams, wanted: Wanted) -> tuple[_Dialect, list[str]]:
-    """How the file is written, and the names or numbers of its columns, by its first line."""
+    """The dialect of the file and its column names or numbers, from the first line."""
     if params.quote == "none":
         quotes: Sequence[str | None] = [None]
     else:
@@ -172,20 +172,19 @@ def _dialect(line: str, params: CsvParams, wanted: Wanted) -> tuple[_Dialect, li
 
 
 def _names(fields: list[str], params: CsvParams) -> list[str]:
-    """Of the columns, by the fields of the first line."""
-    return fields if params.header else [str(place) for place in range(len(fields))]
+    """Names of the columns, or their numbers if there is no header."""
+    return fields if params.header else [str(number) for number in range(len(fields))]
 
 
 def _only(fitting: Mapping[_Dialect, list[str]], line: str) -> tuple[_Dialect, list[str]]:
-    """The one dialect, or the first of several that make the same fields of the first line."""
+    """The one dialect, or the first of several that give the same fields in the first line."""
     dialect, first = next(iter(fitting.items()))
     of_this_quote = {it: fields for it, fields in fitting.items() if it.quote == dialect.quote}
     if any(fields != first for fields in of_this_quote.values()):
         choices = " or ".join(repr(dialect.delimiter) for dialect in of_this_quote)
         raise UnreadableError(
-            f"line 1: {line.strip()[:SHOWN]!r} does not tell whether {choices} stands between "
-            "fields. "
-            f'Say it in params.yaml: csv: {{delimiter: "{dialect.delimiter}"}}'
+            f"line 1: {line.strip()[:SHOWN]!r} may be delimited by {choices}. "
+            f'Choose one in params.yaml: csv: {{delimiter: "{dialect.delimiter}"}}'
         )
     return dialect, first
 
@@ -199,7 +198,7 @@ def _check_header(columns: Sequence[str]) -> None:
 
 
 def parquet_rows(name: str, file: BufferedIOBase, wanted: Wanted) -> Iterator[Row]:
-    """The rows of a Parquet file, each a dictionary of the wanted columns."""
+    """The rows of a Parquet file, each a dictionary of the needed columns."""
     return numbered(name, "row", _parquet(file, wanted))
 
 
@@ -216,6 +215,6 @@ def _parquet(file: BufferedIOBase, wanted: Wanted) -> Iterator[dict[str, Any]]:
         chosen = [name for name in names if name in wanted.roots]
         for batch in table.iter_batches(PARQUET_ROWS, columns=chosen, use_threads=False):
             yield from batch.to_pylist()
-    # ValueError: text that is not UTF-8, a date that cannot be.
+    # ValueError: text that is not UTF-8, an invalid date.
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UnreadableError(f"not a valid Parquet file ({error})") from error

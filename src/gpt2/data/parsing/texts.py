@@ -1,4 +1,4 @@
-"""Files of text as documents: whole, or divided at a separator; and the text of HTML."""
+"""Text files as documents: one per file, or split at a separator; and the text of HTML files."""
 
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -6,9 +6,9 @@ from itertools import chain
 from typing import NamedTuple
 
 from gpt2.data.parsing.limits import LimitedFile
-from gpt2.data.parsing.rows import EMPTY, Row, UnreadableError, decoded, filled
+from gpt2.data.parsing.rows import EMPTY, Row, UnreadableError, decoded, non_empty
 
-BLANK_LINES, NONE = "blank-lines", "none"
+BLANK_LINES, NO_SEPARATOR = "blank-lines", "none"
 BLOCKS = frozenset(
     (
         *("address", "article", "aside", "blockquote", "body", "br", "caption", "dd", "details"),
@@ -18,32 +18,32 @@ BLOCKS = frozenset(
         *("title", "tr", "ul"),
     )
 )
-"""Elements before and after which a line ends."""
+"""Elements that begin and end on a line of their own."""
 CELLS = frozenset(("td", "th"))
-UNREAD = frozenset(("script", "style", "template"))
-"""Elements whose content nobody reads."""
+INVISIBLE = frozenset(("script", "style", "template"))
+"""Elements whose content is not shown."""
 
 
 def text_rows(name: str, file: LimitedFile, separator: str) -> Iterator[Row]:
-    """A file of text as one row; or, where it holds the separator, a row for each document.
+    """A text file as one row; or, if it contains the separator, one row per document.
 
-    The line ends around a document that was divided off are left out, and empty ones too.
+    Line ends around the separated documents are removed, and empty documents are skipped.
 
     Args:
-        name: of the file; that of a document has its number.
+        name: name of the file; the name of a document has a number.
         file: UTF-8.
-        separator: a text, or `BLANK_LINES`, or `NONE`.
+        separator: a string, `BLANK_LINES` or `NO_SEPARATOR`.
     """
     parts = _parts(file, separator)
     first = next(parts)
     if first.last:
-        yield Row(name, "", filled(decoded(first.content)))
+        yield Row(name, "", non_empty(decoded(first.content)))
         return
     number = 0
     for part in chain([first], parts):
         if part.content.strip():
             number += 1
-            row = Row(f"{name}:{number}", f"document {number}", None, divided_at=separator)
+            row = Row(f"{name}:{number}", f"document {number}", None, separator=separator)
             yield _document(row, part)
     if not number:
         raise UnreadableError(EMPTY)
@@ -51,11 +51,11 @@ def text_rows(name: str, file: LimitedFile, separator: str) -> Iterator[Row]:
 
 def html_row(name: str, file: LimitedFile) -> Iterator[Row]:
     """The text of an HTML file as one row."""
-    yield Row(name, "", filled(html_text(decoded(file.rest()))))
+    yield Row(name, "", non_empty(html_text(decoded(file.rest()))))
 
 
 def html_text(markup: str) -> str:
-    """What of HTML is text: a line for each block, white space as browsers show it."""
+    """The text of HTML: one line per block, white space as browsers show it."""
     extractor = _Extractor()
     extractor.feed(markup)
     extractor.close()
@@ -63,10 +63,10 @@ def html_text(markup: str) -> str:
 
 
 class _Part(NamedTuple):
-    """What stands between two separators."""
+    """The bytes between two separators."""
 
     start: int
-    """Bytes before it in the file."""
+    """Position in the file."""
     content: bytes
     last: bool
 
@@ -79,8 +79,8 @@ def _document(row: Row, part: _Part) -> Row:
 
 
 def _parts(file: LimitedFile, separator: str) -> Iterator[_Part]:
-    """What a file holds between separators; one part if it has none."""
-    if separator == NONE:
+    """The parts of a file between separators; one part if it has none."""
+    if separator == NO_SEPARATOR:
         return iter([_Part(0, file.rest(), last=True)])
     if separator == BLANK_LINES:
         return _between_blank_lines(file)
@@ -102,18 +102,18 @@ def _between(file: LimitedFile, mark: bytes) -> Iterator[_Part]:
 
 
 def _between_blank_lines(file: LimitedFile) -> Iterator[_Part]:
-    start = place = size = 0
+    start = position = size = 0
     lines: list[bytes] = []
     while line := file.line():
         if line.strip():
-            start = start if lines else place
+            start = start if lines else position
             lines.append(line)
             size += len(line)
             file.check_size(size)
         elif lines:
             yield _Part(start, b"".join(lines), last=False)
             lines, size = [], 0
-        place += len(line)
+        position += len(line)
     yield _Part(start, b"".join(lines), last=True)
 
 
@@ -124,31 +124,31 @@ class _Extractor(HTMLParser):
         super().__init__(convert_charrefs=True)
         self._lines: list[str] = []
         self._line: list[str] = []
-        self._unread = self._preformatted = 0
+        self._invisible = self._preformatted = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         """Begin an element."""
         self.handle_startendtag(tag, attrs)
-        self._unread += tag in UNREAD
+        self._invisible += tag in INVISIBLE
         self._preformatted += tag == "pre"
 
     def handle_endtag(self, tag: str) -> None:
         """End an element."""
         if tag in BLOCKS:
             self._end_line()
-        self._unread -= tag in UNREAD and self._unread > 0
+        self._invisible -= tag in INVISIBLE and self._invisible > 0
         self._preformatted -= tag == "pre" and self._preformatted > 0
 
     def handle_startendtag(self, tag: str, attrs: object) -> None:
-        """An element without content, ``<br/>``, or the beginning of any."""
+        """An element without content, such as ``<br/>``, or the start of any element."""
         if tag in BLOCKS:
             self._end_line()
         elif tag in CELLS:
             self._line.append(" ")
 
     def handle_data(self, data: str) -> None:
-        """Add text to the line."""
-        if self._unread:
+        """Add text to the current line."""
+        if self._invisible:
             return
         *lines, last = data.split("\n") if self._preformatted else [data]
         for line in lines:
@@ -164,6 +164,6 @@ class _Extractor(HTMLParser):
         self._line = []
 
     def text(self) -> str:
-        """All lines, once everything has been fed."""
+        """All lines, after the whole file has been fed."""
         self._end_line()
         return "\n".join(self._lines) + "\n"

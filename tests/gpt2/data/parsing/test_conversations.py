@@ -6,7 +6,8 @@ from gpt2.core.errors import UserError
 from gpt2.core.params import parse
 from gpt2.data.parsing.conversations import ConversationError, records_of
 from gpt2.data.parsing.rows import RawData, Row
-from gpt2.data.sources.own_data import OwnInstructions, OwnRecords, instruction_records
+from gpt2.data.sources.own_data import OwnRecords, instruction_records
+from gpt2.data.sources.row_params import InstructionRows
 from tests import yaml12
 
 
@@ -23,7 +24,7 @@ def messages(*turns: str, system: str | None = None) -> list[object]:
 
 def read(values: list[object], **columns: str) -> OwnRecords:
     rows = [Row(f"own:{n}", f"record {n}", value) for n, value in enumerate(values, start=1)]
-    return instruction_records(RawData("own", rows, {}), OwnInstructions(columns=columns))
+    return instruction_records(RawData("own", rows, {}), InstructionRows(columns=columns))
 
 
 def refused(values: list[object], **columns: str) -> str:
@@ -86,9 +87,9 @@ def test_parts_that_are_text_are_joined() -> None:
         (None, "a conversation must be a list of turns"),
         ([], "a conversation must be a list of turns"),
         ("Hi", "a conversation must be a list of turns"),
-        (["Hi", "Ho"], "turn 1 is no object with from and value, or role and content"),
-        ([{"text": "Hi"}], "turn 1 is from None; only questions"),
-        (messages("One?"), "no turn of the assistant in it"),
+        (["Hi", "Ho"], "turn 1 is not an object with from and value, or role and content"),
+        ([{"text": "Hi"}], "turn 1 is from None; only turns"),
+        (messages("One?"), "it has no turn of the assistant"),
         (sharegpt("One?", "1")[::-1], "turn 1 is from the assistant, not a question of the user"),
         ([*messages("a"), *messages("b", "c")], "turn 2 is from the user, not the assistant's"),
         ([*messages("a", "b"), *messages("c", system="d")], "turn 3 is from the system, not a"),
@@ -98,9 +99,9 @@ def test_parts_that_are_text_are_joined() -> None:
         ([*messages("a"), {"role": "assistant", "content": None}], "turn 2 of the assistant is"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
-            "turn 1 holds something that is no text: image_url",
+            "turn 1 holds something that is not text: image_url",
         ),
-        ([{"role": "user", "content": 3}], "turn 1 holds something that is no text: int"),
+        ([{"role": "user", "content": 3}], "turn 1 holds something that is not text: int"),
     ],
 )
 def test_what_is_no_conversation(turns: object, message: str) -> None:
@@ -154,7 +155,7 @@ def test_bad_conversations_are_told() -> None:
 def test_a_conversation_stands_alone() -> None:
     columns = {"conversation": "c", "output": "d"}
     with pytest.raises(UserError, match="a conversation holds instruction, input and output"):
-        parse(OwnInstructions, {"columns": columns}, "instructions")
+        parse(InstructionRows, {"columns": columns}, "instructions")
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,8 @@ from gpt2.core.errors import UserError
 from gpt2.data.parsing.field_paths import find, roots
 from gpt2.data.parsing.fields import as_text
 from gpt2.data.parsing.rows import RawData, Row
-from gpt2.data.sources.own_data import (
-    InstructionFiles,
-    OwnCorpus,
-    OwnInstructions,
-    documents,
-    instruction_records,
-)
+from gpt2.data.sources.own_data import documents, instruction_records
+from gpt2.data.sources.row_params import CorpusRows, InstructionFiles, InstructionRows
 
 
 def data(values: list[object]) -> RawData:
@@ -27,7 +22,7 @@ def data(values: list[object]) -> RawData:
 
 
 def records(values: list[object], **keys: object) -> list[tuple[str, ...]]:
-    found = instruction_records(data(values), OwnInstructions(**keys)).records
+    found = instruction_records(data(values), InstructionRows(**keys)).records
     return [tuple(record[:4]) for record in found]
 
 
@@ -69,7 +64,7 @@ def test_nested_fields_become_records_and_documents() -> None:
     found = records(values, columns=columns)
     assert found == [(f"Say {n}.", "", str(n), "instruction") for n in range(3)]
     raw = data([{"meta": {"body": "One"}}, "Two"])
-    assert [d.text for d in documents(raw, OwnCorpus(column="meta.body"))] == ["One", "Two"]
+    assert [d.text for d in documents(raw, CorpusRows(column="meta.body"))] == ["One", "Two"]
     with pytest.raises(UserError, match=r"record 1: 'task\.prompt': Field required"):
         records([{"task": {"prompt": None}, "answers": [{"text": "a"}]}], columns=columns)
 
@@ -82,14 +77,14 @@ def test_null_is_an_absent_field(nothing: object) -> None:
     assert records([{"instruction": "a", "input": nothing, "output": "b", "kind": nothing}]) == [
         ("a", "", "b", "instruction")
     ]
-    (document,) = documents(data([{"name": nothing, "text": "One"}]), OwnCorpus())
+    (document,) = documents(data([{"name": nothing, "text": "One"}]), CorpusRows())
     assert document.name == "own:1"
     for field in ("instruction", "output"):
         record = {"instruction": "a", "output": "b", field: nothing}
         with pytest.raises(UserError, match=f"'{field}'"):
             records([record])
     with pytest.raises(UserError, match="'text'"):
-        list(documents(data([{"text": nothing}]), OwnCorpus()))
+        list(documents(data([{"text": nothing}]), CorpusRows()))
 
 
 def test_null_from_pandas_is_null_in_every_format() -> None:
@@ -105,7 +100,7 @@ def test_null_from_pandas_is_null_in_every_format() -> None:
         "a.parquet": parquet,
     }.items():
         raw = RawData(name, reader.rows(name, BytesIO(content)), {})
-        found = instruction_records(raw, OwnInstructions()).records
+        found = instruction_records(raw, InstructionRows()).records
         assert [tuple(record[:4]) for record in found] == expected
 
 
@@ -116,7 +111,7 @@ def test_what_stands_for_no_input_is_emptied_counted_and_told(
     inputs = [*nothing, "Nancy", "none of them", "0", "no"]
     values: list[object] = [{"instruction": "a", "input": it, "output": "None"} for it in inputs]
     with caplog.at_level(logging.INFO, "gpt2"):
-        found = instruction_records(data(values), OwnInstructions())
+        found = instruction_records(data(values), InstructionRows())
     assert found.facts["emptied_inputs"] == len(nothing)
     assert [record.input for record in found.records] == [""] * len(nothing) + inputs[
         len(nothing) :
@@ -149,7 +144,7 @@ def test_what_is_no_text_becomes_text_if_so_wished(value: object, text: str) -> 
         with pytest.raises(UserError, match="'input': Input should be a valid string") as caught:
             records([record])
         hinted = not isinstance(value, Decimal | date)
-        assert str(caught.value).endswith("coerce: true makes one of it") == hinted
+        assert str(caught.value).endswith("coerce: true converts it") == hinted
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, ["a", {"b": 1}], b"\xff"])
@@ -160,7 +155,7 @@ def test_objects_are_no_text_in_any_case(value: object) -> None:
 
 def test_texts_of_several_paragraphs_become_documents() -> None:
     raw = data([{"text": ["One", "Two"]}, {"text": 1984}])
-    assert [d.text for d in documents(raw, OwnCorpus(coerce=True))] == ["One\nTwo", "1984"]
+    assert [d.text for d in documents(raw, CorpusRows(coerce=True))] == ["One\nTwo", "1984"]
 
 
 def test_a_field_is_not_read_twice() -> None:

@@ -121,7 +121,7 @@ def test_what_is_found_in_a_directory_is_known_by_its_suffix(otherwise: str) -> 
         ("a.txt", b"Gr\xfc\xdfe", "byte 2 (0xfc) is not UTF-8"),
         ("a.json", b'["Gr\xfc\xdfe"]', "byte 4 (0xfc) is not UTF-8"),
         ("a", b"member\x00\x00", "byte 6 is 0"),
-        ("a.tar", b"member", "what .tar holds is not known. Known are .csv, "),
+        ("a.tar", b"member", "unknown suffix .tar. Known are .csv, "),
         ("a.json", b"[]", "an empty list"),
         ("a.json", b'[{"text": "a"}', "not valid JSON (Expecting ',' delimiter: line 1 column 15"),
         ("a.json", b"[" * 100_000, "not valid JSON ("),

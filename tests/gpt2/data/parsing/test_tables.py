@@ -169,7 +169,7 @@ def test_rows_with_other_numbers_of_fields_are_told_and_the_others_read() -> Non
         (b'{"instruction": "a", "output": "b"}\n', "JSON, not CSV. Rename it, or in params.yaml"),
         (b"text\nOne\n", "no column 'instruction' and 'output', only text. "),
         (b"instruction, output\na,b\n", "no column 'output', only instruction, ' output'. "),
-        (b"a;b,c\td\n", "line 1: 'a;b,c\\td' does not tell whether ',' or ';' or '\\t' stands "),
+        (b"a;b,c\td\n", "line 1: 'a;b,c\\td' may be delimited by ',' or ';' or '\\t'. "),
         (
             b"instruction,output,note,note\na,b,c,d\n",
             "line 1: several columns are called 'note'. Rename all but one",
@@ -191,7 +191,7 @@ def test_a_first_line_that_fits_two_delimiters_must_be_told() -> None:
     content = b"Say hi,Hi;there\n"
     wanted = WANTED._replace(paths={"instruction": "0", "output": "1"})
     (row,) = rows(content, wanted=wanted, header=False)
-    assert "does not tell whether ',' or ';' stands between fields" in row.problem
+    assert "may be delimited by ',' or ';'" in row.problem
     assert 'csv: {delimiter: ","}' in row.problem
     (row,) = rows(content, wanted=wanted, header=False, delimiter=";")
     assert row.value == {"0": "Say hi,Hi", "1": "there"}

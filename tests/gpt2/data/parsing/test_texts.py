@@ -33,7 +33,7 @@ def test_a_file_is_divided_at_a_separator(mark: str, around: str) -> None:
     content = f"{around}{mark}{around}".join(STORIES)
     found = rows(content, mark)
     assert [row.value for row in found] == STORIES
-    assert found[2] == Row("a.txt:3", "document 3", STORIES[2], divided_at=mark)
+    assert found[2] == Row("a.txt:3", "document 3", STORIES[2], separator=mark)
     assert texts(f"{mark}{content}{mark}\n{mark} \n", mark) == STORIES
 
 
@@ -124,7 +124,7 @@ def test_an_html_file_is_one_document(name: str) -> None:
 @pytest.mark.parametrize("name", ["page", "page.txt"])
 def test_html_is_never_taken_for_text(name: str) -> None:
     (row,) = rows("\n" + PAGE, name=name)
-    assert row.problem.startswith("HTML, not text. In params.yaml, format: html reads the text")
+    assert row.problem.startswith("HTML, not text. In params.yaml, format: html extracts its")
     for format, text in {"html": html_text(PAGE), "text": PAGE}.items():
         reader = Reader(WANTED, "text", format=format)  # type: ignore[arg-type]
         assert [row.value for row in reader.rows(name, BytesIO(PAGE.encode()))] == [text]

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt2.core.errors import UserError
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions, read
-from gpt2.data.sources.records import Document
+from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions, load_rows
 from tests.file_server import serving
 
 ROOT = Path(__file__).parents[4]
@@ -49,7 +49,7 @@ def texts(tmp_path: Path) -> str:
 
 def documents(dataset: str, **keys: object) -> list[Document]:
     params = HuggingfaceCorpus(source="huggingface", dataset=dataset, **keys)
-    return list(own_data.documents(read(params), params))
+    return list(own_data.documents(load_rows(params), params))
 
 
 def test_a_corpus_from_parquet(texts: str) -> None:
@@ -117,7 +117,7 @@ def test_conversations_with_nested_paths(folder: Path) -> None:
         dataset=str(folder),
         columns={"conversation": "chat.turns", "system": "chat.system"},
     )
-    found = own_data.instruction_records(read(params), params).records
+    found = own_data.instruction_records(load_rows(params), params).records
     assert [record[:3] for record in found] == [("Hi?", "", "Hi.")] * 40
 
 
@@ -130,7 +130,7 @@ def test_instructions_from_json_lines(tmp_path: Path) -> None:
         limit=30,
         split_by="position",
     )
-    data = read(params)
+    data = load_rows(params)
     found = own_data.instruction_records(data, params).records
     assert [record[:3] for record in found] == [
         (row["prompt"], row["context"] or "", row["answer"]) for row in RECORDS[:30]
@@ -185,9 +185,9 @@ def message_with_hub(endpoint: str, home: Path) -> str:
 import sys
 sys.path.insert(0, {str(ROOT / "src")!r})
 from gpt2.core.errors import UserError
-from gpt2.data.sources.huggingface import HuggingfaceCorpus, read
+from gpt2.data.sources.huggingface import HuggingfaceCorpus, load_rows
 try:
-    list(read(HuggingfaceCorpus(source="huggingface", dataset="nobody/nothing")).rows)
+    list(load_rows(HuggingfaceCorpus(source="huggingface", dataset="nobody/nothing")).rows)
 except UserError as error:
     print(error)
 """

@@ -12,9 +12,9 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.records import Document
-from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions, read
+from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions, load_rows
 from tests.file_server import serving
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": str(n)} for n in range(50)]
@@ -50,7 +50,7 @@ def server(place: tuple[Path, str], folder: Path) -> str:
 
 def documents(cache: Path, url: str, **keys: object) -> list[Document]:
     params = UrlCorpus(source="url", url=url, **keys)
-    return list(own_data.documents(read(params, cache), params))
+    return list(own_data.documents(load_rows(params, cache), params))
 
 
 @pytest.mark.parametrize("name", ["play.txt", "play.txt.gz", "play", "play.txt?download=true"])
@@ -63,14 +63,14 @@ def test_a_text_from_the_web(server: str, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["alpaca%20data.json", "alpaca.parquet"])
 def test_instructions_from_the_web(server: str, tmp_path: Path, name: str) -> None:
     params = UrlInstructions(source="url", url=f"{server}/{name}")
-    found = own_data.instruction_records(read(params, tmp_path / "cache"), params).records
+    found = own_data.instruction_records(load_rows(params, tmp_path / "cache"), params).records
     assert [record.output for record in found] == [row["output"] for row in ALPACA]
     assert found[4].name == f"{name.replace('%20', ' ')}:5"
 
 
 def test_the_facts_trace_the_file(server: str, tmp_path: Path) -> None:
     params = UrlCorpus(source="url", url=f"{server}/play.txt", lines="strip")
-    data = read(params, tmp_path / "cache")
+    data = load_rows(params, tmp_path / "cache")
     (document,) = own_data.documents(data, params)
     assert document.text == "To be,\nor not to be."
     raw = {"bytes": len(TEXT), "sha256": DIGEST}

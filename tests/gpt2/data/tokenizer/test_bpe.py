@@ -21,8 +21,9 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from gpt2.core import params
 from gpt2.core.errors import UserError
-from gpt2.data.tokenizer.bpe import MANY_SPACES, Tokenizer, TokenizerParams
+from gpt2.data.tokenizer.bpe import MANY_SPACES, Tokenizer
 from gpt2.data.tokenizer.files import END_OF_TEXT
+from gpt2.data.tokenizer.params import TokenizerParams
 from gpt2.data.train_bpe import LONGEST_WORD, train_bpe
 
 TEXTS = [
@@ -188,7 +189,7 @@ def test_the_one_file_that_transformers_writes_is_the_same(
             Tokenizer.load(tmp_path)
     older["model"]["vocab"], older["model"]["merges"], older["added_tokens"] = {}, [], []
     whole.write_text(json.dumps(older), encoding="utf-8")
-    with pytest.raises(UserError, match=r"vocab\.json: '!', '\"', '#' and 253 more: not there"):
+    with pytest.raises(UserError, match=r"vocab\.json: '!', '\"', '#' and 253 more: missing"):
         Tokenizer.load(tmp_path)
 
 
@@ -298,7 +299,7 @@ def test_training_says_that_it_is_at_work(caplog, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("gpt2.data.tokenizer.bpe.PLAIN_INTERVAL", 0.01)
     with caplog.at_level("INFO"):
         train_bpe([run_of("DNA", 100_000)], 400)
-    assert "learning the vocabulary: 0 s so far" in caplog.text
+    assert "training the vocabulary: 0 s so far" in caplog.text
 
 
 def test_a_failure_while_training_is_told() -> None:
@@ -325,7 +326,7 @@ def test_a_short_text_gives_a_small_vocabulary_and_a_warning(caplog) -> None:
         ("vocab.json", None, "vocab.json: no such file"),
         ("merges.txt", None, "merges.txt: no such file"),
         ("vocab.json", b"{", "vocab.json: not valid JSON"),
-        ("vocab.json", b'{"a": 0}', "vocab.json: .!., .* and 995 more: not there"),
+        ("vocab.json", b'{"a": 0}', "vocab.json: .!., .* and 995 more: missing"),
         ("vocab.json", b'{"a": "0"}', "vocab.json: expected an object of tokens and their ids"),
         ("vocab.json", b'{"a": 1000000000000}', "are not 0 to n - 1, each once"),
         ("merges.txt", b"#version: 0.2\na b c\n", "merges.txt, line 2: expected two tokens"),

@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 import pytest
 from scipy.stats import chisquare
 
-from gpt2.core.yaml_files import load
+from gpt2.data.instructions import choose_records as choose_for_training
 from gpt2.data.parsing.formats import Row
-from gpt2.data.sources.own_data import OwnCorpus, draw
-from gpt2.data.sources.records import InstructionRecord, sample_records
+from gpt2.data.records import InstructionRecord, sample_records
+from gpt2.data.sources.own_data import draw
+from gpt2.data.sources.row_params import CorpusRows
 from gpt2.evaluation.judge.params import LlamaEvalParams
 from gpt2.evaluation.judge.tasks import VARIANTS, Response, make_tasks
 from gpt2.evaluation.responses import choose_records as choose_for_answers
-from gpt2.training.finetuning import FinetuneParams
-from scripts.deps import ROOT
-from stages.finetune import choose_records as choose_for_training
 
 N = 3000
 KINDS = ("plain", "equal", "longer", "other")
@@ -75,10 +73,7 @@ def test_what_is_answered_is_even_within_each_kind(feature: str) -> None:
 
 def test_what_is_trained_and_validated_on_is_even_within_each_kind() -> None:
     records = [r._replace(split=("train", "validation")[place(r) // 4 % 2]) for r in RECORDS]
-    params = load(FinetuneParams, ROOT / "params.yaml", "finetune").model_copy(
-        update={"train_records": dict.fromkeys(KINDS, 100), "max_validation_records": 90}
-    )
-    drawn = choose_for_training(records, params)
+    drawn = choose_for_training(records, dict.fromkeys(KINDS, 100), 90, seed=123)
     assert Counter(r.split for r in drawn) == {"train": 400, "validation": 360}
     for split in ("train", "validation"):
         for kind in KINDS:
@@ -117,7 +112,7 @@ def test_equal_records_are_drawn_one_by_one() -> None:
 def test_rows_of_ones_own_are_drawn_evenly_equal_ones_too(seed: int) -> None:
     """Half of the texts are the same one, as placeholders are in real data."""
     rows = [Row(str(n), "", "N/A" if n % 2 else {"text": f"Text {n}"}) for n in range(N)]
-    params = OwnCorpus(limit=400, seed=seed)
+    params = CorpusRows(limit=400, seed=seed)
     drawn = list(draw(iter(rows), params))
     assert len(drawn) == 400
     for feature in (lambda row: row.value == "N/A", lambda row: int(row.name) * 10 // N):

@@ -1,4 +1,4 @@
-"""The sections ``corpus`` and ``instructions`` of the parameters: one class for each source."""
+"""The sections ``corpus`` and ``instructions`` of params.yaml: one class for each source."""
 
 from typing import Annotated
 
@@ -11,8 +11,10 @@ from gpt2.data.sources.package_instructions import PackageDocsInstructions
 from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
 
 OwnCorpus = FileCorpus | UrlCorpus | HuggingfaceCorpus
+"""A corpus of the user's own data."""
 
 OwnInstructions = FileInstructions | UrlInstructions | HuggingfaceInstructions
+"""Instructions of the user's own data."""
 
 CorpusParams = Annotated[PackageDocsCorpus | OwnCorpus, Field(discriminator="source")]
 
