@@ -1,4 +1,4 @@
-"""docs/formats.md shows what the readers make of its examples, wherever these come from.
+"""docs/formats.md shows what its examples become; other sources give the same.
 
 ``python -m tests.test_formats_page`` prints its two tables.
 """
@@ -36,7 +36,7 @@ class Example(NamedTuple):
     suffix: str
     content: str
     params: str = ""
-    """What stands in params.yaml beside source and path."""
+    """Further keys in params.yaml, beside source and path."""
 
 
 CORPUS = [
@@ -45,7 +45,7 @@ CORPUS = [
     Example("the same as one text", ".txt", "One.<|endoftext|>Two.", "document_separator: none"),
     Example("another separator", ".txt", "One.\n###\nTwo.", 'document_separator: "###"'),
     Example("blank lines", ".txt", "One.\n\n\nTwo.\n", "document_separator: blank-lines"),
-    Example("Markdown, as it stands", ".md", "# One\n*Two*\n"),
+    Example("Markdown as plain text", ".md", "# One\n*Two*\n"),
     Example("HTML", ".html", "<h1>One</h1><p>Two &amp; <b>three</b>"),
     Example("JSON Lines", ".jsonl", '{"text": "One."}\n{"text": "Two."}\n'),
     Example("JSON", ".json", '[{"text": "One."}, {"text": "Two."}]'),
@@ -139,7 +139,7 @@ PACKED: dict[str, Packed] = {
 
 
 def found(section: str, example: Example, root: Path, **place: str) -> list[tuple[str, ...]]:
-    """The texts, or instructions, inputs and outputs, that are read from a place."""
+    """The texts, or instructions, inputs and outputs, from a file or address."""
     values = {**place, **(yaml12.loads(f"{{{example.params}}}") or {})}
     schema: Any = CorpusParams if section == "corpus" else InstructionsParams
     params = parse(schema, values, section)

@@ -1,5 +1,6 @@
 import json
 from functools import partial
+from itertools import groupby
 
 import pytest
 
@@ -8,8 +9,10 @@ from gpt2.data.batch import IGNORE_INDEX
 from gpt2.data.instructions import (
     Example,
     InstructionBatches,
+    choose_records,
     collate,
     encode,
+    encode_split,
     evaluation_batches,
     load_records,
     prompt,
@@ -72,6 +75,40 @@ def test_long_records_are_cut_or_left_out_by_the_stated_rule():
     last, _ = encode(record(), TOKENIZER, whole.n_prompt, "truncate")
     assert last is not None
     assert len(last.ids) == whole.n_prompt + 1
+
+
+def test_a_split_counts_long_and_dropped_records():
+    short, long, huge = record(), record("3. " * 50), record(input="1 and 2" * 200)
+    other = record()._replace(split="validation")
+    limit = len(TOKENIZER.encode(prompt("Add.", "1 and 2"))) + 20
+    records = [long, other, short, huge]
+    cut = encode_split(records, "train", TOKENIZER, limit, "truncate")
+    assert len(cut.examples[0].ids) == limit + 1
+    assert (len(cut.examples), cut.too_long, cut.dropped) == (2, 2, 1)
+    dropped = encode_split(records, "train", TOKENIZER, limit, "drop")
+    assert dropped == (cut.examples[1:], 2, 2)
+    with pytest.raises(UserError, match="no record of the test split fits the context of"):
+        encode_split(records, "test", TOKENIZER, limit, "drop")
+
+
+def test_limits_hold_for_each_kind_and_the_named_kinds_come_first(caplog):
+    records = [
+        record(str(n))._replace(kind=kind, split=split)
+        for n in range(6)
+        for kind in ("b", "a", "c")
+        for split in ("train", "validation", "test")
+    ]
+    with caplog.at_level("INFO"):
+        chosen = choose_records(records, {"c": 2, "x": 1}, 3, seed=1)
+    assert "no records of kind x; kinds are a, b, c" in caplog.text
+    parts = [(key, len(list(group))) for key, group in groupby(chosen, lambda r: (r.kind, r.split))]
+    assert parts == [
+        *((("c", "train"), 2), (("c", "validation"), 3)),
+        *((("a", "train"), 6), (("a", "validation"), 3)),
+        *((("b", "train"), 6), (("b", "validation"), 3)),
+    ]
+    assert chosen == choose_records(records, {"c": 2, "x": 1}, 3, seed=1)
+    assert len(choose_records(records, {}, None, seed=1)) == 36
 
 
 EXAMPLES = [Example([n] * (2 + n % 7), 1) for n in range(23)]

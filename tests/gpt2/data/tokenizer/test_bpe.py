@@ -296,7 +296,7 @@ def test_more_white_space_than_tiktoken_can_take(directory: Path) -> None:
 
 
 def test_training_says_that_it_is_at_work(caplog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt2.data.tokenizer.bpe.PLAIN_INTERVAL", 0.01)
+    monkeypatch.setattr("gpt2.data.train_bpe.PLAIN_INTERVAL", 0.01)
     with caplog.at_level("INFO"):
         train_bpe([run_of("DNA", 100_000)], 400)
     assert "training the vocabulary: 0 s so far" in caplog.text
@@ -317,7 +317,7 @@ def test_a_short_text_gives_a_small_vocabulary_and_a_warning(caplog) -> None:
     tokenizer = train_bpe(["the cat sat on the mat, the cat"], 8192)
     assert 256 < tokenizer.n_vocab < 300
     assert tokenizer.decode(tokenizer.encode("the dog")) == "the dog"
-    assert f"a vocabulary of {tokenizer.n_vocab} entries only, not for the 8192" in caplog.text
+    assert f"only {tokenizer.n_vocab} entries; tokenizer.vocab_size asks for 8192" in caplog.text
 
 
 @pytest.mark.parametrize(
