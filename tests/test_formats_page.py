@@ -157,7 +157,7 @@ def as_file(section: str, example: Example, root: Path) -> list[tuple[str, ...]]
 
 
 def table(section: str, root: Path) -> str:
-    """What docs/formats.md shows."""
+    """The table in docs/formats.md."""
     examples = CORPUS if section == "corpus" else INSTRUCTIONS
     becomes = "documents" if section == "corpus" else "instruction · input · output"
     lines = [f"| | file | example | `{section}:` | {becomes} |", "|---|---|---|---|---|"]

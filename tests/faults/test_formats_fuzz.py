@@ -1,4 +1,4 @@
-"""Files with random damage: rows or a reason come of them, within bounds of time and memory."""
+"""Files with random damage give rows or a reason, within limits of time and memory."""
 
 import bz2
 import gzip
@@ -131,7 +131,7 @@ def little_memory() -> Iterator[None]:
 
 
 def read(name: str, content: bytes) -> None:
-    """Rows become documents and records that can be written, or a `UserError` tells why not."""
+    """Rows become documents and records that can be written, or a `UserError` says why not."""
     for params in (
         CorpusFiles(),
         InstructionFiles(limit=20),

@@ -1,4 +1,4 @@
-"""The stage on real corpora, from the command line to the shards, and what it says of bad ones."""
+"""The stage on real corpora, from the command line to the shards, and errors in bad ones."""
 
 import json
 import os

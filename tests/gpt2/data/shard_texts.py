@@ -31,7 +31,7 @@ def write(directory: Path, tokenizer: Tokenizer, texts: list[str], shard_tokens:
 
 
 def row(tokenizer: Tokenizer, split: str) -> list[int]:
-    """The split as it must be, put together the plain way."""
+    """The expected tokens of a split, computed in the simplest way."""
     return [
         token
         for index, text in enumerate(TEXTS)

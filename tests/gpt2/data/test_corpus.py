@@ -50,7 +50,7 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_only_a_few_batches_are_at_work() -> None:
+def test_only_a_few_batches_are_pending() -> None:
     read: list[str] = []
 
     def endless() -> Iterator[tuple[str, str]]:
@@ -128,7 +128,7 @@ def test_the_vocabulary_is_trained_on_training_texts_alone(
     assert sum(map(len, half)) == pytest.approx(sum(map(len, train)) / 2, rel=0.3)
 
 
-def test_bytes_per_token_do_not_count_what_separates_documents() -> None:
+def test_bytes_per_token_do_not_count_separators() -> None:
     counts = {"tokens": 12, "documents": 2, "text_bytes": 30, "truncated": 1, "shards": []}
     assert summary(512, {"train": counts, "validation": counts | {"truncated": 0}}) == {
         "vocab_size": 512,

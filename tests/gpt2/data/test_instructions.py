@@ -61,7 +61,7 @@ def test_only_the_response_and_its_end_are_learned():
     assert everything.targets.tolist() == [[2, 3, 4, 5, END, END, 7, END]]
 
 
-def test_long_records_are_cut_or_left_out_by_the_stated_rule():
+def test_long_records_are_truncated_or_dropped():
     whole, _ = encode(record(), TOKENIZER, 512, "truncate")
     assert whole is not None
     fits, too_long = encode(record(), TOKENIZER, len(whole.ids) - 1, "drop")
@@ -116,7 +116,7 @@ COLLATE = partial(collate, loss_on="all")
 
 
 def rows(batches) -> list[int]:
-    """The examples in the batches, each of which is its number over and over."""
+    """The examples in the batches; the ids of each example repeat its number."""
     return [
         int(ids[0]) for batch in batches for ids in batch.inputs[0].split(batch.lengths.tolist())
     ]

@@ -1,4 +1,4 @@
-"""Draws are samples: no field of a record and no place in the file makes it likelier."""
+"""Samples are uniform: no field of a record and no position in the file makes it likelier."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ KINDS = ("plain", "equal", "longer", "other")
 
 
 def record(index: int) -> InstructionRecord:
-    """Two of five with an input, one of four without anything of its own, of four kinds."""
+    """Four kinds of records; two of five have an input, and one kind has equal records."""
     kind = KINDS[index % len(KINDS)]
     number = "" if kind == "equal" else str(index)
     given = f"sentence {number}" if index % 5 < 2 else ""
@@ -47,7 +47,7 @@ def p_value(
     population: Sequence[InstructionRecord],
     feature: Callable[[InstructionRecord], object],
 ) -> float:
-    """How likely so uneven a draw is by chance."""
+    """Probability of a sample at least as uneven by chance."""
     found, everything = Counter(map(feature, drawn)), Counter(map(feature, population))
     expected = [len(drawn) * count / len(population) for count in everything.values()]
     return float(chisquare([found[value] for value in everything], expected).pvalue)
@@ -110,7 +110,7 @@ def test_equal_records_are_drawn_one_by_one() -> None:
 
 @pytest.mark.parametrize("seed", [0, 7, 123])
 def test_rows_of_ones_own_are_drawn_evenly_equal_ones_too(seed: int) -> None:
-    """Half of the texts are the same one, as placeholders are in real data."""
+    """Half of the texts are equal, like placeholders in real data."""
     rows = [Row(str(n), "", "N/A" if n % 2 else {"text": f"Text {n}"}) for n in range(N)]
     params = CorpusRows(limit=400, seed=seed)
     drawn = list(draw(iter(rows), params))

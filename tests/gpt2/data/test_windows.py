@@ -57,7 +57,7 @@ def test_training_batches(tokenizer: Tokenizer, written: Path) -> None:
         assert targets[place].equal(whole[start + 1 : start + 33])
 
 
-def test_training_batches_go_on_into_the_next_epoch(written: Path) -> None:
+def test_training_batches_continue_into_the_next_epoch(written: Path) -> None:
     tokens = Tokens.open(written, "train")
     windows = TrainingWindows(tokens, context_length=1024, batch_size=8, seed=1)
     assert windows.steps_per_epoch % 1 != 0

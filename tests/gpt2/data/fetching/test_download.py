@@ -74,7 +74,7 @@ def test_a_file_arrives_whole(place: Path) -> None:
     assert waiting(place) == []
 
 
-def test_a_cut_one_goes_on_where_it_stopped(place: Path) -> None:
+def test_a_broken_download_resumes_where_it_stopped(place: Path) -> None:
     handler = recording(CutOnceHandler)
     with serving(place / "served", handler) as server:
         fetch(place, f"{server}/file")
@@ -84,7 +84,7 @@ def test_a_cut_one_goes_on_where_it_stopped(place: Path) -> None:
     assert CUT - 2**16 < int(second.removeprefix("bytes=").removesuffix("-")) <= CUT
 
 
-def test_a_cut_one_goes_on_at_the_next_call(place: Path) -> None:
+def test_a_broken_download_resumes_at_the_next_call(place: Path) -> None:
     with serving(place / "served", CutHandler) as server:
         port = server.rpartition(":")[2]
         message = refused(place, f"{server}/file", policy=RetryPolicy(retries=0))
@@ -104,7 +104,7 @@ def test_a_cut_one_goes_on_at_the_next_call(place: Path) -> None:
     assert (place / "file").read_bytes() == CONTENT
 
 
-def test_a_killed_process_leaves_what_the_next_one_goes_on_with(place: Path) -> None:
+def test_a_download_resumes_after_a_killed_process(place: Path) -> None:
     class SlowHandler(RangeHandler):
         slow = True
 
@@ -296,7 +296,7 @@ def failing(status: int, **fields: str) -> type[RangeHandler]:
         (failing(200, Content_Length=str(2**70)), 1, "bytes, over 17,179,869,184"),
     ],
 )
-def test_tries_are_few_and_the_reason_is_told(
+def test_tries_are_few_and_the_reason_is_reported(
     place: Path, handler: type[RangeHandler], tries: int, message: str
 ) -> None:
     with serving(place / "served", handler) as server, pytest.raises(UserError, match=message):
@@ -351,7 +351,7 @@ def refused_again(place: Path, *urls: str, **options) -> str:
     return refused(place, *urls, **options)
 
 
-def test_a_full_disk_is_told_beforehand(place: Path) -> None:
+def test_a_full_disk_is_reported_before_the_download(place: Path) -> None:
     handler = failing(200, Content_Length=str(10**17))
     with serving(place / "served", handler) as server:
         message = refused(place, f"{server}/file", max_bytes=10**18)
@@ -398,7 +398,7 @@ def test_no_address_leads_out_of_the_cache(place: Path, name: str) -> None:
     assert left == [".json", ".lock", ".part"]
 
 
-def test_a_secret_in_the_address_is_not_told(place: Path) -> None:
+def test_a_secret_in_the_address_is_not_shown(place: Path) -> None:
     secret = "hunter2"
     with serving(place / "served", QuietHandler) as server:
         host = server.removeprefix("http://")
@@ -473,7 +473,7 @@ def no_proxies(monkeypatch):
 @pytest.mark.parametrize(
     "proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:1080", "ftp://x", "http://"]
 )
-def test_no_proxy_stands_before_a_server_on_this_machine(place, monkeypatch, no_proxies, proxy):
+def test_a_server_on_this_machine_needs_no_proxy(place, monkeypatch, no_proxies, proxy):
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.setenv("ALL_PROXY", proxy)
     with serving(place / "served", RangeHandler) as address:

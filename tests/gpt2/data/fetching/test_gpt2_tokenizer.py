@@ -1,4 +1,4 @@
-"""OpenAI's vocabulary: what we expect is what tiktoken expects, and the wheel holds it."""
+"""OpenAI's vocabulary: tiktoken expects the same digests, and the wheel has the files."""
 
 import inspect
 from pathlib import Path

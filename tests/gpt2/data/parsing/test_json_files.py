@@ -44,7 +44,7 @@ def test_what_pandas_writes_is_read_in_every_orient(keys: dict[str, object]) -> 
     assert [{k: v for k, v in row.items() if k not in extra} for row in found] == RECORDS
 
 
-def test_rows_without_names_are_told_by_their_places() -> None:
+def test_rows_without_names_are_named_by_their_indices() -> None:
     text = pd.DataFrame(RECORDS).to_json(orient="values")
     wanted = Wanted({"instruction": "[0]", "output": "[2]"}, ("instruction", "output"))
     assert [row.value for row in rows(text, wanted)] == [[*row.values()] for row in RECORDS]
@@ -72,7 +72,7 @@ def test_the_only_list_of_records_may_have_any_name() -> None:
         assert [row.value for row in rows(json.dumps(table))] == [table]
 
 
-def test_csv_that_is_called_json_is_told() -> None:
+def test_csv_that_is_called_json_is_reported() -> None:
     for text in ("instruction,output\na,b\n", 'id;"instruction";"output"\n1;a;b\n'):
         (row,) = rows(text)
         assert row.problem == "CSV, not JSON. Rename it, or in params.yaml: format: csv"

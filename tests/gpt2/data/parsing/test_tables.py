@@ -144,7 +144,7 @@ def test_tabs_are_what_the_suffix_says(suffix: str) -> None:
     }
 
 
-def test_rows_with_other_numbers_of_fields_are_told_and_the_others_read() -> None:
+def test_rows_with_other_numbers_of_fields_are_reported_and_the_others_read() -> None:
     text = b"instruction,output\na,b\nc\nd,e,f\n\n,\ng,h\n"
     good, short, long, empty, last = rows(text)
     assert good.value == {"instruction": "a", "output": "b"}
@@ -187,7 +187,7 @@ def test_what_is_wrong_with_a_file(content: bytes, message: str) -> None:
     assert last.problem.startswith(message), last.problem
 
 
-def test_a_first_line_that_fits_two_delimiters_must_be_told() -> None:
+def test_a_first_line_that_fits_two_delimiters_is_an_error() -> None:
     content = b"Say hi,Hi;there\n"
     wanted = WANTED._replace(paths={"instruction": "0", "output": "1"})
     (row,) = rows(content, wanted=wanted, header=False)

@@ -1,4 +1,4 @@
-"""Files of text as documents, and the text of HTML."""
+"""Text files as documents, and the text of HTML."""
 
 import tracemalloc
 from html import escape
@@ -37,7 +37,7 @@ def test_a_file_is_divided_at_a_separator(mark: str, around: str) -> None:
     assert texts(f"{mark}{content}{mark}\n{mark} \n", mark) == STORIES
 
 
-def test_without_a_separator_in_it_a_text_is_as_it_stands() -> None:
+def test_a_text_without_the_separator_is_unchanged() -> None:
     content = "\nOne\n\n\nTwo <|endoftext\n"
     assert rows(content) == [Row("a.txt", "", content)]
     assert texts(content, "none") == [content]
@@ -150,7 +150,7 @@ def test_escaped_text_comes_back() -> None:
     assert html_text(f"<p>{escape(text)}</p>") == text + "\n"
 
 
-def test_markdown_is_text_as_it_stands() -> None:
+def test_markdown_is_plain_text() -> None:
     text = "# Title\n\n- *item*\n<b>kept</b>\n"
     for name in ("a.md", "a.markdown"):
         assert rows(text, name=name)[0].value == text

@@ -1,4 +1,4 @@
-"""The real ``datasets`` library, on data sets that lie in a directory, without a network."""
+"""The real ``datasets`` library on data sets in local directories, without a network."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_the_first_rows_are_taken_unless_others_are_asked_for(texts: str) -> Non
     assert [document.text for document in drawn] == [text for text in rows if text]
 
 
-def test_every_bad_row_is_told(texts: str) -> None:
+def test_every_bad_row_is_reported(texts: str) -> None:
     with pytest.raises(UserError) as caught:
         documents(texts)
     assert str(caught.value).splitlines() == [
@@ -78,7 +78,7 @@ def test_every_bad_row_is_told(texts: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty one, apart from the library's own."""
+    """An empty cache, separate from that of the library."""
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -180,7 +180,7 @@ def test_without_the_library_it_says_what_to_install(
 
 
 def message_with_hub(endpoint: str, home: Path) -> str:
-    """What reading an unknown data set says; in a new process, for the address is read once."""
+    """The error for an unknown data set, in a new process, because the address is read once."""
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "src")!r})

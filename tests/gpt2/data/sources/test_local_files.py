@@ -1,4 +1,4 @@
-"""People's own files, good and bad."""
+"""Local files, good and bad."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": str(n)} for n in r
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A directory with text, records, an archive, and what is none of these."""
+    """A directory with texts, records, an archive and other files."""
     folder = tmp_path / "texts"
     (folder / "b").mkdir(parents=True)
     (folder / "c.txt").write_text("Three")
@@ -125,7 +125,7 @@ def test_one_bad_file_is_one_message(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def test_every_bad_file_is_told(tmp_path: Path, texts: Path) -> None:
+def test_every_bad_file_is_reported(tmp_path: Path, texts: Path) -> None:
     (texts / "a.md").write_bytes(b"\xff")
     (texts / "b" / "bad.jsonl").write_text('{"text": "ok"}\n{"text": ""}\n')
     (texts / "c.txt").write_text(" ")

@@ -1,4 +1,4 @@
-"""Rows that become documents and instruction records, or do not."""
+"""Rows become documents and instruction records, or are refused."""
 
 import contextlib
 import json
@@ -137,13 +137,13 @@ def test_splits_by_hash() -> None:
     assert counts["validation"] == pytest.approx(25, abs=14)
 
 
-def test_equal_questions_share_a_split_whatever_stands_around_them() -> None:
+def test_equal_questions_share_a_split_in_any_order() -> None:
     before = [record.split for record in records(ALPACA)]
     again = [{**row, "instruction": row["instruction"].upper() + " "} for row in ALPACA]
     assert [record.split for record in records([*again, *ALPACA])] == before * 2
 
 
-def test_questions_in_two_splits_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_questions_in_two_splits_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     again = [{**row, "instruction": row["instruction"].upper()} for row in ALPACA[:7]]
     values = [*ALPACA[:100], *again]
     found = instruction_records(data(values), InstructionRows(split_by="position"))
@@ -155,7 +155,7 @@ def test_questions_in_two_splits_are_told(caplog: pytest.LogCaptureFixture) -> N
     assert found.facts["questions_in_two_splits"] == 0
 
 
-def test_repeated_records_are_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_records_are_kept_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     other_answer = {**ALPACA[2], "output": "Two"}
     values = [*ALPACA[:5], ALPACA[2], other_answer, dict(ALPACA[0])]
     found = instruction_records(data(values), InstructionRows())
@@ -167,7 +167,7 @@ def test_repeated_records_are_kept_and_told(caplog: pytest.LogCaptureFixture) ->
     assert told in caplog.text
 
 
-def test_fields_that_are_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_that_are_not_read_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "gpt2"):
         records([*ALPACA[:3], {"instruction": "Say it.", "output": "it", "inptu": "\ud800"}])
     assert "own: fields not used: 'inptu', 'text'" in caplog.text
@@ -197,7 +197,7 @@ BAD: list[object] = [
 ]
 
 
-def test_every_problem_is_told_with_its_place() -> None:
+def test_every_problem_is_reported_with_its_place() -> None:
     with pytest.raises(UserError) as caught:
         records(BAD)
     first, *problems = str(caught.value).splitlines()
@@ -220,7 +220,7 @@ def test_a_flood_of_problems_is_cut() -> None:
     assert str(caught.value).endswith("and 980 more")
 
 
-def test_bad_records_may_be_skipped_and_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_records_may_be_skipped_and_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     found = instruction_records(data(BAD), InstructionRows(on_bad_record="skip"))
     assert [record.output for record in found.records] == ["0"]
     assert found.facts["skipped_records"] == 6

@@ -1,4 +1,4 @@
-"""The records that real packages give, and the rule that keeps their splits apart."""
+"""Records from real packages, and the rule that separates their splits."""
 
 import re
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""People's own data from a real server on this machine."""
+"""Data from a real server on this machine."""
 
 import gzip
 import hashlib
@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 
 @pytest.fixture
 def folder(place: tuple[Path, str], tmp_path: Path) -> Path:
-    """What this test alone serves."""
+    """A file that only this test serves."""
     folder = place[0] / tmp_path.name
     folder.mkdir()
     (folder / "play.txt").write_text(TEXT)
@@ -106,13 +106,13 @@ def test_a_file_of_another_digest_is_not_kept(server: str, tmp_path: Path) -> No
     assert not (tmp_path / "cache" / ("0" * 64)).exists()
 
 
-def test_what_the_server_says_is_told(server: str, tmp_path: Path) -> None:
+def test_what_the_server_says_is_reported(server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="404") as caught:
         documents(tmp_path / "cache", f"{server}/gone.txt")
     assert str(caught.value).startswith(f"{server}/gone.txt: ")
 
 
-def test_bad_records_are_told_with_the_address(server: str, folder: Path, tmp_path: Path) -> None:
+def test_bad_records_are_listed_with_the_address(server: str, folder: Path, tmp_path: Path) -> None:
     (folder / "bad.jsonl").write_text('{"text": "ok"}\n{"txt": "?"}\n')
     with pytest.raises(UserError) as caught:
         documents(tmp_path / "cache", f"{server}/bad.jsonl")

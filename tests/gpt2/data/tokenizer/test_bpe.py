@@ -302,7 +302,7 @@ def test_training_says_that_it_is_at_work(caplog, monkeypatch: pytest.MonkeyPatc
     assert "training the vocabulary: 0 s so far" in caplog.text
 
 
-def test_a_failure_while_training_is_told() -> None:
+def test_a_failure_while_training_is_reported() -> None:
     def failing():
         yield "a text"
         raise UserError("line 2: no text")
