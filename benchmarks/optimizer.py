@@ -15,7 +15,8 @@ import torch
 import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, Timing, record
 from gpt2.core.yaml_files import load
-from gpt2.data.shards import Tokens, TrainingWindows, evaluation_batches
+from gpt2.data.shards import Tokens
+from gpt2.data.windows import TrainingWindows, evaluation_batches
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.tracking.tracker import track

@@ -18,8 +18,9 @@ import stages  # noqa: F401  puts src/ on the path
 from benchmarks.measure import Row, record, take_turns
 from gpt2.core.device import DeviceParams, choose_runtime
 from gpt2.core.files import new_directory
-from gpt2.data.shards import Tokens, TrainingWindows, window_starts, write_shards
+from gpt2.data.shards import Tokens, write_shards
 from gpt2.data.train_bpe import train_bpe
+from gpt2.data.windows import TrainingWindows, window_starts
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.loss import linear_cross_entropy

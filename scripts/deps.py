@@ -21,6 +21,7 @@ LEFT_OUT = {
     f"{GPT2}/core/errors.py": "messages",
     f"{GPT2}/core/interrupts.py": "when a signal takes effect",
     f"{GPT2}/core/locks.py": "who has to wait",
+    f"{GPT2}/core/model_files.py": "names of files",
     f"{GPT2}/core/params.py": "checks of parameters, which are dependencies themselves",
     f"{GPT2}/core/processor.py": "how busy the machine is",
     f"{GPT2}/core/progress.py": "messages",
@@ -34,22 +35,29 @@ LEFT_OUT = {
 """Files and folders that cannot change an output, of any stage, and why. Nor is followed what they
 import."""
 LEFT_OUT_OF = {
+    "download": {
+        f"{GPT2}/evaluation/judge/backends": "no judge is asked",
+        f"{GPT2}/evaluation/judge/protocol.py": "no judge is asked",
+    },
     "download_gpt2_weights": {
-        f"{GPT2}/data/sources/checks.py": "refuses other files",
-        f"{GPT2}/data/sources/urls.py": "fetches what a digest names",
-        f"{GPT2}/data/sources/wheels.py": "fetches what a digest names",
+        f"{GPT2}/data/fetching/checks.py": "refuses other files",
+        f"{GPT2}/data/fetching/download.py": "fetches what a digest names",
+        f"{GPT2}/data/fetching/http_client.py": "fetches what a digest names",
+        f"{GPT2}/data/fetching/wheels.py": "fetches what a digest names",
     },
     "finetune": {f"{GPT2}/inference": "sample texts, for MLflow alone"},
     "generate_responses": {f"{GPT2}/data/batch.py": "no batch is made"},
-    "llama3_eval": {f"{GPT2}/data/sources/checks.py": "refuses parameters"},
+    "llama3_eval": {f"{GPT2}/data/fetching/checks.py": "refuses parameters"},
     "own_files": {
+        f"{GPT2}/data/fetching": "nothing is downloaded",
+        f"{GPT2}/data/records.py": "no record is made",
         f"{GPT2}/data/tokenizer": "no text is read",
         f"{GPT2}/evaluation/judge/backends": "no judge is asked",
         f"{GPT2}/evaluation/judge/protocol.py": "no judge is asked",
         f"{GPT2}/model/config_file.py": "no model is read",
         f"{GPT2}/model/weights.py": "no model is read",
     },
-    "report": {f"{GPT2}/data/sources/checks.py": "refuses parameters"},
+    "report": {f"{GPT2}/data/fetching/checks.py": "refuses parameters"},
     "pretrain": {f"{GPT2}/inference": "sample texts, for MLflow alone"},
 }
 """The same for one stage."""

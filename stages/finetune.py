@@ -11,8 +11,8 @@ from gpt2.data.instructions import (
     InstructionBatches,
     choose_records,
     collate,
+    encode_split,
     evaluation_batches,
-    examples_of,
     load_records,
 )
 from gpt2.model import weights
@@ -46,8 +46,8 @@ def main(params_path: Path, instructions_file: Path, base_model_dir: Path, model
             params.max_validation_records,
             params.seed,
         )
-        train, n_long, n_dropped = examples_of(records, "train", tokenizer, T, params)
-        validation, _, _ = examples_of(records, "validation", tokenizer, T, params)
+        train, n_long, n_dropped = encode_split(records, "train", tokenizer, T, params.too_long)
+        validation, _, _ = encode_split(records, "validation", tokenizer, T, params.too_long)
         run.tracker.tags({"device": str(runtime.device)})
         run.tracker.dataset(
             "instructions/train",

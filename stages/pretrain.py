@@ -7,8 +7,9 @@ import torch
 
 from gpt2.core import files
 from gpt2.core.device import choose_runtime
-from gpt2.data.shards import Tokens, TrainingWindows, evaluation_batches
+from gpt2.data.shards import Tokens
 from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.windows import TrainingWindows, evaluation_batches
 from gpt2.model import weights
 from gpt2.pipeline.stage import EXAMPLES, NO_WEIGHTS, as_program, running
 from gpt2.training import pretraining

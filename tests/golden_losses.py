@@ -17,10 +17,11 @@ import torch
 from gpt2.core.device import Runtime, choose_runtime, dtype_name
 from gpt2.core.yaml_files import load_yaml
 from gpt2.data.instructions import InstructionBatches, collate, encode
-from gpt2.data.shards import Tokens, TrainingWindows
+from gpt2.data.shards import Tokens
 from gpt2.data.sources.package_docs import documented_objects
 from gpt2.data.sources.package_instructions import PackageDocsInstructions, make_records
 from gpt2.data.train_bpe import train_bpe
+from gpt2.data.windows import TrainingWindows
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.training.finetuning import FinetuneParams

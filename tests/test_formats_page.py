@@ -1,4 +1,4 @@
-"""docs/formats.md shows what the readers make of its examples, wherever these come from.
+"""docs/formats.md shows what its examples become; other sources give the same.
 
 ``python -m tests.test_formats_page`` prints its two tables.
 """
@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt2.core.params import parse
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.own_data import OwnCorpus
-from gpt2.data.sources.reading import read_own
-from gpt2.data.sources.records import Document
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from gpt2.data.sources.loading import load_rows
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
+from gpt2.data.sources.row_params import CorpusRows
 from scripts.deps import ROOT
 from tests import yaml12
 from tests.file_server import serving
@@ -36,7 +36,7 @@ class Example(NamedTuple):
     suffix: str
     content: str
     params: str = ""
-    """What stands in params.yaml beside source and path."""
+    """Further keys in params.yaml, beside source and path."""
 
 
 CORPUS = [
@@ -45,7 +45,7 @@ CORPUS = [
     Example("the same as one text", ".txt", "One.<|endoftext|>Two.", "document_separator: none"),
     Example("another separator", ".txt", "One.\n###\nTwo.", 'document_separator: "###"'),
     Example("blank lines", ".txt", "One.\n\n\nTwo.\n", "document_separator: blank-lines"),
-    Example("Markdown, as it stands", ".md", "# One\n*Two*\n"),
+    Example("Markdown as plain text", ".md", "# One\n*Two*\n"),
     Example("HTML", ".html", "<h1>One</h1><p>Two &amp; <b>three</b>"),
     Example("JSON Lines", ".jsonl", '{"text": "One."}\n{"text": "Two."}\n'),
     Example("JSON", ".json", '[{"text": "One."}, {"text": "Two."}]'),
@@ -139,12 +139,12 @@ PACKED: dict[str, Packed] = {
 
 
 def found(section: str, example: Example, root: Path, **place: str) -> list[tuple[str, ...]]:
-    """The texts, or instructions, inputs and outputs, that are read from a place."""
+    """The texts, or instructions, inputs and outputs, from a file or address."""
     values = {**place, **(yaml12.loads(f"{{{example.params}}}") or {})}
     schema: Any = CorpusParams if section == "corpus" else InstructionsParams
     params = parse(schema, values, section)
-    data = read_own(params, root)
-    if isinstance(params, OwnCorpus):
+    data = load_rows(params, root)
+    if isinstance(params, CorpusRows):
         documents: list[Document] = list(own_data.documents(data, params))
         return [(document.text,) for document in documents]
     return [tuple(record[:3]) for record in own_data.instruction_records(data, params).records]
@@ -157,7 +157,7 @@ def as_file(section: str, example: Example, root: Path) -> list[tuple[str, ...]]
 
 
 def table(section: str, root: Path) -> str:
-    """What docs/formats.md shows."""
+    """The table in docs/formats.md."""
     examples = CORPUS if section == "corpus" else INSTRUCTIONS
     becomes = "documents" if section == "corpus" else "instruction · input · output"
     lines = [f"| | file | example | `{section}:` | {becomes} |", "|---|---|---|---|---|"]
@@ -223,7 +223,7 @@ def test_parquet_holds_the_same(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_suffix() -> None:
-    from gpt2.data.sources.formats import ARCHIVES, RECORDS, TEXTS
+    from gpt2.data.parsing.formats import ARCHIVES, RECORDS, TEXTS
 
     text = PAGE.read_text(encoding="utf-8")
     for suffix in (*ARCHIVES, *RECORDS, *TEXTS):

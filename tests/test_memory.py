@@ -36,7 +36,8 @@ import os, sys, threading, time
 from pathlib import Path
 import torch
 from stages import download, tokenize
-from gpt2.data.shards import Tokens, TrainingWindows
+from gpt2.data.shards import Tokens
+from gpt2.data.windows import TrainingWindows
 
 def anonymous():
     return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024

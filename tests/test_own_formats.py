@@ -1,4 +1,4 @@
-"""Five data sets as people have them, each in other formats, through the whole pipeline."""
+"""Five realistic data sets, each in other formats, through the whole pipeline."""
 
 import csv
 import gzip
@@ -27,7 +27,7 @@ ANSWERS = [
 
 
 class Made(NamedTuple):
-    """The two sections of params.yaml, and what must come of them."""
+    """The two sections of params.yaml, and the expected result."""
 
     corpus: dict[str, Any]
     instructions: dict[str, Any]

@@ -55,7 +55,8 @@ def test_transformers_loads_the_finetuned_model_with_our_loss(pipeline):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from gpt2.core.device import Runtime
-    from gpt2.data.shards import Tokens, evaluation_batches
+    from gpt2.data.shards import Tokens
+    from gpt2.data.windows import evaluation_batches
     from gpt2.model import weights
     from gpt2.training.loss import evaluate
 

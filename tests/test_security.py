@@ -176,7 +176,7 @@ def test_no_pickle_among_data_runs(tmp_path: Path, spelling: Callable[[Canary], 
             lambda path=path: load_yaml(path),
             lambda path=path: load_records(path),
             lambda path=path: files.read_json(path),
-            lambda name=name: list(local_files.read(corpus(name), tmp_path).rows),
+            lambda name=name: list(local_files.load_rows(corpus(name), tmp_path).rows),
         ):
             with suppress(UserError):
                 read()

@@ -1,4 +1,4 @@
-"""Files with random damage: rows or a reason come of them, within bounds of time and memory."""
+"""Files with random damage give rows or a reason, within limits of time and memory."""
 
 import bz2
 import gzip
@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt2.core.errors import UserError
+from gpt2.data.parsing.rows import RawData
 from gpt2.data.sources import own_data
-from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.data.sources.rows import RawData
+from gpt2.data.sources.row_params import CorpusFiles, InstructionFiles
 from scripts.deps import ROOT
 from stages.download import json_line
 from tests.tiny_llama import write_tiny_llama
@@ -131,7 +131,7 @@ def little_memory() -> Iterator[None]:
 
 
 def read(name: str, content: bytes) -> None:
-    """Rows become documents and records that can be written, or a `UserError` tells why not."""
+    """Rows become documents and records that can be written, or a `UserError` says why not."""
     for params in (
         CorpusFiles(),
         InstructionFiles(limit=20),
@@ -177,8 +177,7 @@ def test_many_damaged_files_give_rows_or_a_reason(name: str) -> None:
 def test_arrow_files_of_the_datasets_library(tmp_path: Path) -> None:
     """In the layout of the hub; the shards of tokens are Arrow, too, but behind their digests."""
     pytest.importorskip("datasets")
-    from gpt2.data.sources.huggingface import HuggingfaceCorpus
-    from gpt2.data.sources.huggingface import read as read_data_set
+    from gpt2.data.sources.huggingface import HuggingfaceCorpus, load_rows
 
     file = BytesIO()
     table = pa.Table.from_pylist(RECORDS)
@@ -197,7 +196,7 @@ def test_arrow_files_of_the_datasets_library(tmp_path: Path) -> None:
             (folder / "train.arrow").write_bytes(changed)
             params = HuggingfaceCorpus(source="huggingface", dataset=str(folder))
             try:
-                documents = list(own_data.documents(read_data_set(params), params))
+                documents = list(own_data.documents(load_rows(params), params))
                 assert "".join(map(json_line, documents)).encode()
             except UserError as error:
                 told.append(name)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
+from gpt2.core.model_files import INDEX
 from gpt2.core.yaml_files import load_yaml
 from gpt2.data.shards import Tokens, write_shards
 from gpt2.data.tokenizer.bpe import Tokenizer
@@ -315,7 +316,7 @@ def test_what_a_tokenizer_has_beside_its_vocabulary(
 @EXAMPLES
 def test_indices_of_shards(tmp_path: Path, n_examples: int) -> None:
     write_model(tmp_path / "model", shard="8KB")
-    path = tmp_path / "model" / weights.INDEX
+    path = tmp_path / "model" / INDEX
 
     def check(content: Any) -> None:
         path.write_text(json.dumps(content))

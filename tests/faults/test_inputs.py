@@ -288,7 +288,7 @@ def test_fields_that_nobody_reads_are_told() -> None:
     Path("own.json").write_text(json.dumps(records), encoding="utf-8")
     result = fetch()
     succeeded(result)
-    assert "own.json: not read: 'inptu'" in result.output
+    assert "own.json: fields not used: 'inptu'" in result.output
 
 
 def test_questions_that_leak_into_another_split_are_named() -> None:

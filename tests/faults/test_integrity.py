@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from gpt2.core import files
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
+from gpt2.data.fetching import wheels
 from gpt2.data.shards import Tokens, write_shards
-from gpt2.data.sources import web_files, wheels
+from gpt2.data.sources import web_files
 from gpt2.data.sources.web_files import UrlCorpus
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
@@ -198,7 +199,7 @@ def test_a_flipped_bit_in_a_cache_of_downloads_does_no_harm(tmp_path: Path, n_fl
     with serving(tmp_path / "server") as address:
         section = {"source": "url", "url": f"{address}/text.txt", "sha256": digest}
         params = parse(UrlCorpus, section, "corpus")
-        whole = list(web_files.read(params, cache).rows)
+        whole = list(web_files.load_rows(params, cache).rows)
         for _ in range(n_flips // 2):
             out = tmp_path / "out"
             with with_flip(wheel, draw.randrange(8 * wheel.stat().st_size)):
@@ -212,7 +213,7 @@ def test_a_flipped_bit_in_a_cache_of_downloads_does_no_harm(tmp_path: Path, n_fl
             cached.write_bytes(
                 flipped(cached.read_bytes(), draw.randrange(8 * cached.stat().st_size))
             )
-            assert list(web_files.read(params, cache).rows) == whole  # fetched afresh
+            assert list(web_files.load_rows(params, cache).rows) == whole  # fetched afresh
             assert files.sha256(cached) == digest
 
 

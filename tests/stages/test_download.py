@@ -1,4 +1,4 @@
-"""The stage from the command line to its four outputs, and what it says of bad input."""
+"""The stage from the command line to its four outputs, and errors in bad input."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from gpt2.core.files import read_json, read_manifest
 from gpt2.core.params import parse
-from gpt2.data.sources.gpt2_tokenizer import FILES
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
+from gpt2.data.fetching.gpt2_tokenizer import FILES
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
 from stages.download import main
 from tests import yaml12
 from tests.file_server import serving
@@ -74,7 +74,7 @@ def test_own_files() -> None:
     assert (metrics["skipped_records"], metrics["questions_in_two_splits"]) == (0, 0)
 
 
-def test_package_docs_are_the_same_each_time_and_leave_the_test_functions_out() -> None:
+def test_package_docs_are_reproducible_and_exclude_the_test_functions() -> None:
     instructions = PACKAGES | {"seed": 5, "limit": 200, "test_fraction": 0.2}
     assert run(corpus=PACKAGES, instructions=instructions).exit_code == 0
     records = rows("raw/instructions.jsonl")

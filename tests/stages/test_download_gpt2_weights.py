@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from gpt2.core import files
 from gpt2.core.files import read_json, read_manifest
-from gpt2.data.sources import gpt2_tokenizer
-from gpt2.data.sources.hub import RELEASES
+from gpt2.data.fetching import gpt2_tokenizer
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.verification import PROMPT
 from gpt2.model import weights

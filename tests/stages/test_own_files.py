@@ -1,4 +1,4 @@
-"""What stands where DVC looks for a user's own files: links that lead to them, or nothing."""
+"""The outputs of own-files: links to a user's own files, or a file that says none."""
 
 import os
 import shutil
@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpt2.core.yaml_files import load_yaml
+from gpt2.data.own_links import MAX_OTHER_BYTES, NONE
 from gpt2.data.sources.local_files import OUTPUTS, is_output
 from scripts.deps import ROOT
-from stages import own_files
-from stages.own_files import NONE, main
+from stages.own_files import main
 from tests import yaml12
 
 LINKS = Path("data/own")
@@ -24,7 +24,7 @@ ALL = ("corpus.path", "gpt2_weights.path", "instructions.path", "judge.model.fil
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with the smoke profile, in a directory of which other things are not."""
+    """A repository with the smoke profile, in a subdirectory."""
     repository = tmp_path / "repository"
     repository.mkdir()
     monkeypatch.chdir(repository)
@@ -69,14 +69,14 @@ def texts(folder: Path) -> Path:
     return folder
 
 
-def test_where_nothing_of_ones_own_is_named_stands_the_same_file() -> None:
+def test_without_own_files_there_is_the_same_file() -> None:
     assert "warning" not in linked()
     assert {(LINKS / name).read_text() for name in ALL} == {NONE}
     assert not any((LINKS / name).is_symlink() for name in ALL)
 
 
 @pytest.mark.parametrize("folder", ["", "a folder/Bücher/", "../", "/"])
-def test_a_file_wherever_it_lies_and_whatever_it_is_called(place: Path, folder: str) -> None:
+def test_a_file_in_any_folder_with_any_name(place: Path, folder: str) -> None:
     directory = place.parent if folder == "/" else Path(folder)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "my täxt, 1.txt").write_text("One")
@@ -191,7 +191,7 @@ def is_another_repository(folder: Path) -> None:
 
 def has_much_else(folder: Path) -> None:
     with (folder / "video").open("wb") as hole:
-        hole.truncate(own_files.MOST_BYTES_BESIDE + 1)
+        hole.truncate(MAX_OTHER_BYTES + 1)
 
 
 def has_a_link_to_a_folder(folder: Path) -> None:
@@ -207,9 +207,9 @@ def has_a_link_to_a_folder(folder: Path) -> None:
         (has_a_socket, "texts", "texts/socket cannot be read"),
         (has_a_broken_link, "texts/*.txt", "old.txt.bak cannot be read"),
         (has_a_name_that_is_no_text, "texts", "?.bin cannot be read"),
-        (is_another_repository, "texts", ".dvcignore belongs to another repository of DVC's"),
+        (is_another_repository, "texts", ".dvcignore belongs to another DVC repository"),
         (has_much_else, "texts/**/*.txt", "it holds much else, which DVC would have to read"),
-        (has_a_link_to_a_folder, "texts/*/*.txt", "linked/a.txt lies behind a link"),
+        (has_a_link_to_a_folder, "texts/*/*.txt", "linked/a.txt is behind a link"),
     ],
 )
 def test_a_folder_that_dvc_cannot_watch_has_its_files_linked_one_by_one(
@@ -243,7 +243,7 @@ def test_a_folder_that_dvc_cannot_watch_has_its_files_linked_one_by_one(
         ),
     ],
 )
-def test_what_is_not_there_is_told_with_its_key(
+def test_missing_files_are_reported_with_their_key(
     place: Path, section: str, value: object, key: str
 ) -> None:
     linked()
@@ -252,7 +252,7 @@ def test_what_is_not_there_is_told_with_its_key(
 
 
 @pytest.mark.parametrize("path", ["data/raw/corpus", "data/raw/*/*.txt", ".", "link/*.txt"])
-def test_what_the_pipeline_writes_is_nobodys_own(place: Path, path: str) -> None:
+def test_outputs_of_the_pipeline_are_refused(place: Path, path: str) -> None:
     texts(Path("data/raw/corpus"))
     Path("link").symlink_to("data/raw/corpus")
     message = refused(corpus=file(path))

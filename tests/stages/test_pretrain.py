@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from gpt2.core import files
 from gpt2.core.yaml_files import load_yaml
-from gpt2.data.shards import Tokens, evaluation_batches
+from gpt2.data.shards import Tokens
 from gpt2.data.tokenizer.bpe import Tokenizer
+from gpt2.data.windows import evaluation_batches
 from scripts.deps import ROOT
 from stages import download_gpt2_weights, pretrain, tokenize
 from tests import yaml12

@@ -1,12 +1,11 @@
 """The corpus on its way to token shards: documents, their split, their tokens (tutorial part 1)."""
 
-import hashlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
@@ -14,51 +13,63 @@ from tqdm import tqdm
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import NonNegative, Params, Positive
+from gpt2.data.records import unit_hash
 from gpt2.data.tokenizer.bpe import Tokenizer
 
 FEW_DOCUMENTS = 100
 
 BATCH_CHARACTERS = 500_000
-"""About so many are encoded by one call."""
+"""About the number of characters that one call encodes."""
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 """More threads would wait for the one that reads."""
 
 VOCABULARY_BYTES = 32 * 2**20
-"""Of the corpus, about so much trains the tokenizer: each different word costs it 0.6 to 1 KB of
-memory, text without spaces 0.1 to 0.16 KB a byte. Of the starter's 26 MB, half would do: 0.12 %
-more tokens with 8,192 entries, 0.43 % with 50,257."""
+"""About the size of the text that trains the tokenizer. Each different word costs 0.6 to 1 KB of
+memory, text without spaces 0.1 to 0.16 KB per byte. Half of the starter's 26 MB would be enough:
+0.12 % more tokens with 8,192 entries, 0.43 % with 50,257."""
 
 LONG_PART = 10_000
-"""Characters: a smaller part of a text would tell too little of it."""
+"""Characters: a shorter part of a text would not represent it."""
 
 
 class TokenizeParams(Params):
     """How the corpus becomes shards."""
 
     split: Literal["auto", "hash", "position"] = "auto"
-    """Which text validates. hash: documents drawn by a hash of seed and text, so that neither their
-    order nor a repeated one matters; position: the last characters of each document; auto: hash,
-    but position where there are fewer than `FEW_DOCUMENTS`."""
+    """Which text is for validation. hash: documents drawn by a hash of seed and text, independent
+    of order and repetitions; position: the last characters of each document; auto: hash, or
+    position if there are fewer than `FEW_DOCUMENTS`."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
-    """Of the documents, or of each document's characters."""
+    """Fraction of the documents, or of the characters of each document."""
     seed: NonNegative
     shard_tokens: Positive
-    """Tokens in a shard file; so many of each split are in memory while they are written."""
+    """Tokens per shard file. Memory holds this many of each split while they are written."""
 
 
-class Document(BaseModel):
-    """A line of the corpus."""
+class SplitRule(NamedTuple):
+    """How documents are divided into train and validation; see `TokenizeParams`."""
 
-    name: str
-    text: str
+    by: Literal["hash", "position"]
+    val_fraction: float
+    seed: int
+
+
+def split_rule(corpus: Path, params: TokenizeParams) -> SplitRule:
+    """The rule for a corpus file with one document per line; here ``auto`` is decided."""
+    by = params.split
+    if by == "auto":
+        with corpus.open("rb") as lines:
+            few = sum(1 for _ in islice(lines, FEW_DOCUMENTS)) < FEW_DOCUMENTS
+        by = "position" if few else "hash"
+    return SplitRule(by, params.val_fraction, params.seed)
 
 
 def read_documents(path: Path, purpose: str) -> Iterator[str]:
-    """The texts of a corpus one by one, with a progress line that says what for.
+    """The texts of a corpus one by one, with a progress line that names the ``purpose``.
 
     Raises:
-        UserError: a line is not UTF-8, not JSON or not a `Document`, or there is none.
+        UserError: a line is not UTF-8, not JSON or not a document, or the file is empty.
     """
     number = 0
     with (
@@ -74,7 +85,7 @@ def read_documents(path: Path, purpose: str) -> Iterator[str]:
     ):
         for number, line in enumerate(lines, start=1):
             try:
-                yield Document.model_validate_json(line).text
+                yield _DocumentLine.model_validate_json(line).text
             except ValidationError as error:
                 raise UserError(f"{path}, line {number}: {_describe(error)}") from error
             progress.update(len(line))
@@ -82,66 +93,52 @@ def read_documents(path: Path, purpose: str) -> Iterator[str]:
         raise UserError(f"{path}: no documents. Check the section corpus of the parameters")
 
 
-def _describe(error: ValidationError) -> str:
-    return "; ".join(
-        " ".join([*(f"'{part}':" for part in problem["loc"]), problem["msg"]])
-        for problem in error.errors()
-    )
-
-
-def choose_split(corpus: Path, params: TokenizeParams) -> Literal["hash", "position"]:
-    """How the documents of a corpus, one a line, are split."""
-    if params.split != "auto":
-        return params.split
-    with corpus.open("rb") as lines:
-        few = sum(1 for _ in islice(lines, FEW_DOCUMENTS)) < FEW_DOCUMENTS
-    return "position" if few else "hash"
-
-
-def split_documents(
-    texts: Iterable[str], params: TokenizeParams, split: Literal["hash", "position"]
-) -> Iterator[tuple[str, str]]:
-    """(split, text) pairs. Every text's place depends on itself and the parameters alone."""
+def split_documents(texts: Iterable[str], rule: SplitRule) -> Iterator[tuple[str, str]]:
+    """(split, text) pairs. The split of a text depends only on the text and the rule."""
     for text in texts:
-        if split == "position":
-            end = int(len(text) * (1 - params.val_fraction))
+        if rule.by == "position":
+            end = int(len(text) * (1 - rule.val_fraction))
             yield "train", text[:end]
             yield "validation", text[end:]
         else:
-            yield ("validation" if draw(params.seed, text) < params.val_fraction else "train"), text
+            held_out = unit_hash(text, rule.seed) < rule.val_fraction
+            yield ("validation" if held_out else "train"), text
 
 
-def draw(seed: int, text: str) -> float:
-    """A number in [0, 1) that the two decide."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:6], "big") / 2**48
+def vocabulary_texts(corpus: Path, rule: SplitRule) -> Iterator[str]:
+    """The texts that train a tokenizer: about `VOCABULARY_BYTES` of the train split."""
+    pieces = split_documents(read_documents(corpus, "training text"), rule)
+    train = (text for split, text in pieces if split == "train")
+    share = min(1.0, VOCABULARY_BYTES / max(1, corpus.stat().st_size))
+    return sample_texts(train, share, rule.seed)
 
 
-def share_of(texts: Iterable[str], share: float, seed: int) -> Iterator[str]:
-    """About ``share`` of the characters: short texts are drawn, long ones give their beginning."""
+def sample_texts(texts: Iterable[str], share: float, seed: int) -> Iterator[str]:
+    """About ``share`` of all characters: random short texts, and the beginnings of long ones."""
     for text in texts:
         part = int(share * len(text))
         if part >= LONG_PART:
             yield text[:part]
-        elif draw(seed + 1, text) < share:  # another draw than the one for validation
+        elif unit_hash(text, seed + 1) < share:  # independent of the draw for validation
             yield text
 
 
 def encode(
     pieces: Iterable[tuple[str, str]], tokenizer: Tokenizer, workers: int
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """(split, row of documents) pairs for `write_shards` out of (split, text) pairs.
+    """Encode (split, text) pairs into (split, row of documents) pairs for `write_shards`.
 
-    Each split keeps its order, whatever the number of threads, and only a few rows are at work.
+    Each split keeps its order for any number of threads. Memory holds only a few rows at a time.
     """
-    # Not an executor: its threads would finish all that is at work before Ctrl-C takes effect.
+    # Not an executor: its threads would finish all queued work before Ctrl-C takes effect.
     with ThreadPool(workers) as pool:
-        at_work: deque[tuple[str, AsyncResult[NDArray[Any]]]] = deque()
+        pending: deque[tuple[str, AsyncResult[NDArray[Any]]]] = deque()
         for split, texts in batches(pieces):
-            at_work.append((split, pool.apply_async(tokenizer.encode_documents, (texts,))))
-            if len(at_work) > 2 * workers:
-                split, row = at_work.popleft()
+            pending.append((split, pool.apply_async(tokenizer.encode_documents, (texts,))))
+            if len(pending) > 2 * workers:
+                split, row = pending.popleft()
                 yield split, row.get()
-        for split, row in at_work:
+        for split, row in pending:
             yield split, row.get()
 
 
@@ -156,3 +153,38 @@ def batches(pieces: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]
             del sizes[split]
             yield split, texts.pop(split)
     yield from texts.items()
+
+
+def summary(n_vocab: int, splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Metrics of the written splits.
+
+    ``bytes_per_token`` does not count the ``<|endoftext|>`` between documents.
+
+    Args:
+        n_vocab: number of entries of the vocabulary.
+        splits: facts of each split, from `write_shards`.
+    """
+    tokens, documents, text_bytes = (
+        sum(split[key] for split in splits.values())
+        for key in ("tokens", "documents", "text_bytes")
+    )
+    keys = ("tokens", "documents", "text_bytes", "truncated")
+    return {
+        "vocab_size": n_vocab,
+        **{name: {key: split[key] for key in keys} for name, split in splits.items()},
+        "bytes_per_token": text_bytes / (tokens - documents),
+    }
+
+
+class _DocumentLine(BaseModel):
+    """A line of the corpus file."""
+
+    name: str
+    text: str
+
+
+def _describe(error: ValidationError) -> str:
+    return "; ".join(
+        " ".join([*(f"'{part}':" for part in problem["loc"]), problem["msg"]])
+        for problem in error.errors()
+    )

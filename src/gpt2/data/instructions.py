@@ -1,22 +1,22 @@
 """Instruction records become batches (tutorial part 5; Taori et al. 2023, "Alpaca").
 
-One renderer makes the prompt, response header included, for finetuning, generation and judging.
+`prompt` renders the prompt, including the response header, for finetuning, generation and judging.
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import Params, parse
 from gpt2.data.batch import IGNORE_INDEX, Batch
-from gpt2.data.sources.records import InstructionRecord, sample_records
+from gpt2.data.records import InstructionRecord, Split, sample_records
 from gpt2.data.tokenizer.bpe import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -26,21 +26,30 @@ class InstructionParams(Params):
     """How records become training examples."""
 
     loss_on: Literal["response", "all"] = "response"
-    """Which tokens are learned."""
+    """Tokens with a loss."""
     too_long: Literal["truncate", "drop"] = "truncate"
-    """What happens to a record longer than the context: its response is cut (and then has no end
-    token, for it does not end there), or it is left out. Left out in any case if not one token of
-    the response fits."""
+    """What happens to a record longer than the context. truncate: its response is truncated, and
+    then has no end token. drop: the record is dropped. It is dropped in any case if no token of the
+    response fits."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenized prompt with its response."""
+
+    ids: list[int]
+    n_prompt: int
+    """Number of ids that belong to the prompt."""
 
 
 def load_records(path: Path) -> list[InstructionRecord]:
     """All records of a JSON Lines file.
 
     Raises:
-        UserError: the file is missing or not UTF-8, or lines are not records (all are listed).
+        UserError: the file is missing or not UTF-8, or lines are not records (with a list).
     """
     try:
-        # Not `splitlines`: to it, characters that a record may hold (U+2028) end a line as well.
+        # Not `splitlines`, which also splits at characters that a record may contain (U+2028).
         lines = StringIO(path.read_text(encoding="utf-8")).readlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro") from None
@@ -59,8 +68,47 @@ def load_records(path: Path) -> list[InstructionRecord]:
     return records
 
 
+def choose_records(
+    records: Sequence[InstructionRecord],
+    train_limits: Mapping[str, int],
+    max_validation: int | None,
+    seed: int,
+) -> list[InstructionRecord]:
+    """The records for training and validation, sampled by the hash of their content.
+
+    Args:
+        records: records of all splits.
+        train_limits: largest number of training records of a kind; there is no limit for other
+            kinds.
+        max_validation: largest number of validation records of each kind; None: no limit.
+        seed: seed of the sample.
+
+    Returns:
+        The chosen records by kind: first the kinds with limits, in their order, then the others by
+        name. In each kind the training records precede those for validation.
+    """
+    kinds = {record.kind for record in records}
+    if unknown := sorted(train_limits.keys() - kinds):
+        log.info(
+            "finetune.train_records: there are no records of kind %s; kinds are %s",
+            ", ".join(unknown),
+            ", ".join(sorted(kinds)),
+        )
+    ordered = [
+        *(kind for kind in train_limits if kind in kinds),
+        *sorted(kinds - train_limits.keys()),
+    ]
+    chosen: list[InstructionRecord] = []
+    for kind in ordered:
+        limits = {"train": train_limits.get(kind), "validation": max_validation}
+        for split, limit in limits.items():
+            candidates = [r for r in records if (r.kind, r.split) == (kind, split)]
+            chosen += sample_records(candidates, limit, seed)
+    return chosen
+
+
 def prompt(instruction: str, input: str) -> str:
-    """Alpaca's prompt with the response header: what follows is the response, nothing else."""
+    """Alpaca's prompt. It ends with the response header, so only the response follows."""
     context = f"\n\n### Input:\n{input}" if input else ""
     return (
         "Below is an instruction that describes a task. "
@@ -69,12 +117,48 @@ def prompt(instruction: str, input: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Example:
-    """Token ids of a prompt and its response, and how many of them are prompt."""
+class EncodedSplit(NamedTuple):
+    """The training examples of a split."""
 
-    ids: list[int]
-    n_prompt: int
+    examples: list[Example]
+    too_long: int
+    """Number of records longer than the context."""
+    dropped: int
+    """Number of records without an example."""
+
+
+def encode_split(
+    records: Iterable[InstructionRecord],
+    split: Split,
+    tokenizer: Tokenizer,
+    context_length: int,
+    too_long: Literal["truncate", "drop"],
+) -> EncodedSplit:
+    """The examples of all records of a split.
+
+    Args:
+        records: records of any split.
+        split: the split to encode.
+        tokenizer: that of the model.
+        context_length: that of the model.
+        too_long: see `InstructionParams`.
+
+    Raises:
+        UserError: no record fits.
+    """
+    encoded = [
+        encode(record, tokenizer, context_length, too_long)
+        for record in records
+        if record.split == split
+    ]
+    examples = [example for example, _ in encoded if example]
+    if not examples:
+        raise UserError(
+            f"no record of the {split} split fits the context of {context_length} tokens. "
+            "Give more records, or finetune a model with a longer context"
+        )
+    long = sum(is_long for _, is_long in encoded)
+    return EncodedSplit(examples, long, len(encoded) - len(examples))
 
 
 def encode(
@@ -83,11 +167,12 @@ def encode(
     context_length: int,
     too_long: Literal["truncate", "drop"],
 ) -> tuple[Example | None, bool]:
-    """The example of a record, None if it is left out; and whether it was too long."""
-    # Apart, so that the ids of the prompt are the same here and when a response is generated.
+    """The example of a record, None if it is dropped; and whether the record was too long."""
+    # Prompt and response are encoded separately, so that the ids of the prompt are the same as in
+    # generation.
     prompt_ids = tokenizer.encode(prompt(record.instruction, record.input))
     ids = [*prompt_ids, *tokenizer.encode(record.output), tokenizer.end_of_text]
-    # The last id is only a target, so one more than the context fits.
+    # The last id is only a target, so one more id than the context fits.
     if len(ids) <= context_length + 1:
         return Example(ids, len(prompt_ids)), False
     if too_long == "drop" or len(prompt_ids) > context_length:
@@ -96,11 +181,11 @@ def encode(
 
 
 def collate(examples: Sequence[Example], loss_on: Literal["response", "all"]) -> Batch:
-    """Examples end to end: nothing is padding, so nothing is computed in vain."""
+    """Pack examples into one row, without padding and its wasted computation."""
     inputs: list[int] = []
     targets: list[int] = []
     for example in examples:
-        first = example.n_prompt if loss_on == "response" else 1  # the first id that is learned
+        first = example.n_prompt if loss_on == "response" else 1  # the first id with a loss
         inputs += example.ids[:-1]
         targets += [IGNORE_INDEX] * (first - 1) + example.ids[first:]
     lengths = [len(example.ids) - 1 for example in examples]
@@ -108,7 +193,17 @@ def collate(examples: Sequence[Example], loss_on: Literal["response", "all"]) ->
 
 
 class InstructionBatches:
-    """Batches in random order; a pure function of seed, epoch and step."""
+    """Training batches in random order: call it with a step, from 0, in any order.
+
+    A batch is a pure function of seed and step.
+
+    Args:
+        examples: the training examples.
+        batch_size: examples per optimizer step.
+        micro_batch_size: examples per forward and backward pass; None: ``batch_size``.
+        seed: seed of the order, which is another one in each epoch.
+        collate: makes a batch from examples.
+    """
 
     def __init__(
         self,
@@ -142,61 +237,8 @@ class InstructionBatches:
 def evaluation_batches(
     examples: Sequence[Example], batch_size: int, collate: Callable[[Sequence[Example]], Batch]
 ) -> list[Batch]:
-    """Every example once."""
+    """Batches with every example once, in order."""
     return [
         collate(examples[start : start + batch_size])
         for start in range(0, len(examples), batch_size)
     ]
-
-
-def choose_records(
-    records: list[InstructionRecord],
-    limits: Mapping[str, int],
-    max_validation: int | None,
-    seed: int,
-) -> list[InstructionRecord]:
-    """The records to train and to validate on, drawn by their hash.
-
-    Args:
-        limits: most training records of a kind; of a kind that is not named: all.
-        max_validation: most validation records of each kind; None: all.
-    """
-    kinds = {record.kind for record in records}
-    if unknown := sorted(limits.keys() - kinds):
-        log.info(
-            "finetune.train_records: no record is of kind %s; there are %s",
-            ", ".join(unknown),
-            ", ".join(sorted(kinds)),
-        )
-    ordered = [*(kind for kind in limits if kind in kinds), *sorted(kinds - limits.keys())]
-    chosen: list[InstructionRecord] = []
-    for kind in ordered:
-        for split, most in (
-            ("train", limits.get(kind)),
-            ("validation", max_validation),
-        ):
-            of_kind = [record for record in records if (record.kind, record.split) == (kind, split)]
-            chosen += sample_records(of_kind, most, seed)
-    return chosen
-
-
-def examples_of(
-    records: list[InstructionRecord],
-    split: str,
-    tokenizer: Tokenizer,
-    context_length: int,
-    params: InstructionParams,
-) -> tuple[list[Example], int, int]:
-    """The examples of a split; how many records were too long, and how many left out."""
-    encoded = [
-        encode(record, tokenizer, context_length, params.too_long)
-        for record in records
-        if record.split == split
-    ]
-    examples = [example for example, _ in encoded if example]
-    if not examples:
-        raise UserError(
-            f"no record of the {split} split fits the context of {context_length} tokens. "
-            "Give more records, or finetune a model with a longer context"
-        )
-    return examples, sum(long for _, long in encoded), len(encoded) - len(examples)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpt2.core.errors import UserError
+from gpt2.data.records import InstructionRecord, sample_records
 from gpt2.data.sources.package_docs import name_as_words
-from gpt2.data.sources.records import InstructionRecord, sample_records
 from gpt2.evaluation.text_metrics import most_frequent, score
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch
 
 from gpt2.core.device import Runtime
 from gpt2.core.errors import UserError
-from gpt2.data.sources.hub import RELEASES, WEIGHTS
+from gpt2.core.model_files import WEIGHTS
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.generation.loop import generate
 from gpt2.inference.generation.sampling import SamplingParams

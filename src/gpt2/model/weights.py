@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
+from gpt2.core.model_files import INDEX, WEIGHTS
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.tokenizer.files import CONFIG, MERGES, VOCAB
 from gpt2.model.config import GPT2Config
@@ -24,9 +25,6 @@ from gpt2.model.config_file import read_config, stated_end
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.openai_tensors import HEAD, from_openai, to_openai
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""Maps each tensor to its file, if the weights are split into several files (shards)."""
 PADDED_TO = 8
 """A vocabulary may be padded to a multiple of this for speed: 50,257 to 50,304, for example."""
 

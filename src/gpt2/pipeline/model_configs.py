@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from gpt2.data.sources import hub
-from gpt2.data.tokenizer.bpe import BpeTokenizerParams
+from gpt2.data.fetching import hub
+from gpt2.data.tokenizer.params import BpeTokenizerParams
 from gpt2.inference.importing.public_weights import Gpt2WeightsParams
 from gpt2.model.config import GPT2Config
 from gpt2.model.config_file import read_config

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.core import model_files
 from gpt2.core.device import DeviceParams
-from gpt2.data.sources import gpt2_tokenizer, hub
+from gpt2.data.fetching import gpt2_tokenizer, hub
+from gpt2.data.fetching.wheels import WHEELS
 from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions
 from gpt2.data.sources.package_docs import PackageDocsCorpus
 from gpt2.data.sources.package_instructions import PackageDocsInstructions
 from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions
-from gpt2.data.sources.wheels import WHEELS
-from gpt2.data.tokenizer.bpe import Gpt2TokenizerParams
+from gpt2.data.tokenizer.params import Gpt2TokenizerParams
 from gpt2.evaluation.judge.params import JudgeParams, LlamaCppParams, LlamaEvalParams, WheelModel
 from gpt2.inference.importing.public_weights import Gpt2WeightsParams
 from gpt2.pipeline import estimate
@@ -105,7 +106,7 @@ def _weights_addresses(weights: Gpt2WeightsParams) -> list[str]:
     release = hub.RELEASES.get(weights.size)
     repository = weights.repository or (release.repository if release else "")
     revision = weights.revision or (release.revision if release else "")
-    return hub.places(repository, revision, hub.CONFIG, weights.mirrors)[:1]
+    return hub.places(repository, revision, model_files.CONFIG, weights.mirrors)[:1]
 
 
 def _disk(pretrain: PretrainParams, models: ModelConfigs) -> float:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.data.instructions import choose_records, encode, load_records
+from gpt2.data.records import InstructionRecord
 from gpt2.data.sources.package_instructions import PackageDocsInstructions
-from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.evaluation.responses import choose_test_records
 from gpt2.model.config import GPT2Config

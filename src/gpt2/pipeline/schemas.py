@@ -13,11 +13,11 @@ from gpt2.core.errors import UserError
 from gpt2.core.params import parse
 from gpt2.core.yaml_files import ambiguities, read_yaml
 from gpt2.data.corpus import TokenizeParams
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.data.instructions import prompt
-from gpt2.data.sources.hub import RELEASES
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions, is_output
-from gpt2.data.sources.sections import CorpusParams, InstructionsParams
-from gpt2.data.tokenizer.bpe import TokenizerParams
+from gpt2.data.sources.params import CorpusParams, InstructionsParams
+from gpt2.data.tokenizer.params import TokenizerParams
 from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
 from gpt2.inference.generation.responses import GenerateResponsesParams
 from gpt2.inference.importing.public_weights import Gpt2WeightsParams

@@ -7,7 +7,7 @@ from typing import Any
 from gpt2.core.device import Runtime
 from gpt2.core.params import Fraction, Positive
 from gpt2.data.instructions import InstructionParams, prompt
-from gpt2.data.sources.records import InstructionRecord
+from gpt2.data.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.generation.loop import generate
 from gpt2.inference.generation.sampling import SamplingParams

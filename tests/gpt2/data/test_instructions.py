@@ -1,5 +1,6 @@
 import json
 from functools import partial
+from itertools import groupby
 
 import pytest
 
@@ -8,13 +9,15 @@ from gpt2.data.batch import IGNORE_INDEX
 from gpt2.data.instructions import (
     Example,
     InstructionBatches,
+    choose_records,
     collate,
     encode,
+    encode_split,
     evaluation_batches,
     load_records,
     prompt,
 )
-from gpt2.data.sources.records import InstructionRecord
+from gpt2.data.records import InstructionRecord
 from gpt2.data.train_bpe import train_bpe
 
 TOKENIZER = train_bpe([prompt("Add.", "1 and 2") * 3], 300)
@@ -58,7 +61,7 @@ def test_only_the_response_and_its_end_are_learned():
     assert everything.targets.tolist() == [[2, 3, 4, 5, END, END, 7, END]]
 
 
-def test_long_records_are_cut_or_left_out_by_the_stated_rule():
+def test_long_records_are_truncated_or_dropped():
     whole, _ = encode(record(), TOKENIZER, 512, "truncate")
     assert whole is not None
     fits, too_long = encode(record(), TOKENIZER, len(whole.ids) - 1, "drop")
@@ -74,12 +77,46 @@ def test_long_records_are_cut_or_left_out_by_the_stated_rule():
     assert len(last.ids) == whole.n_prompt + 1
 
 
+def test_a_split_counts_long_and_dropped_records():
+    short, long, huge = record(), record("3. " * 50), record(input="1 and 2" * 200)
+    other = record()._replace(split="validation")
+    limit = len(TOKENIZER.encode(prompt("Add.", "1 and 2"))) + 20
+    records = [long, other, short, huge]
+    cut = encode_split(records, "train", TOKENIZER, limit, "truncate")
+    assert len(cut.examples[0].ids) == limit + 1
+    assert (len(cut.examples), cut.too_long, cut.dropped) == (2, 2, 1)
+    dropped = encode_split(records, "train", TOKENIZER, limit, "drop")
+    assert dropped == (cut.examples[1:], 2, 2)
+    with pytest.raises(UserError, match="no record of the test split fits the context of"):
+        encode_split(records, "test", TOKENIZER, limit, "drop")
+
+
+def test_limits_hold_for_each_kind_and_the_named_kinds_come_first(caplog):
+    records = [
+        record(str(n))._replace(kind=kind, split=split)
+        for n in range(6)
+        for kind in ("b", "a", "c")
+        for split in ("train", "validation", "test")
+    ]
+    with caplog.at_level("INFO"):
+        chosen = choose_records(records, {"c": 2, "x": 1}, 3, seed=1)
+    assert "no records of kind x; kinds are a, b, c" in caplog.text
+    parts = [(key, len(list(group))) for key, group in groupby(chosen, lambda r: (r.kind, r.split))]
+    assert parts == [
+        *((("c", "train"), 2), (("c", "validation"), 3)),
+        *((("a", "train"), 6), (("a", "validation"), 3)),
+        *((("b", "train"), 6), (("b", "validation"), 3)),
+    ]
+    assert chosen == choose_records(records, {"c": 2, "x": 1}, 3, seed=1)
+    assert len(choose_records(records, {}, None, seed=1)) == 36
+
+
 EXAMPLES = [Example([n] * (2 + n % 7), 1) for n in range(23)]
 COLLATE = partial(collate, loss_on="all")
 
 
 def rows(batches) -> list[int]:
-    """The examples in the batches, each of which is its number over and over."""
+    """The examples in the batches; the ids of each example repeat its number."""
     return [
         int(ids[0]) for batch in batches for ids in batch.inputs[0].split(batch.lengths.tolist())
     ]

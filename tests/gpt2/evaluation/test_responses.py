@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.records import InstructionRecord, Split
+from gpt2.data.records import InstructionRecord, Split
 from gpt2.evaluation.responses import (
     choose_test_records,
     response_rows,

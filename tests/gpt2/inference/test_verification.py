@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.hub import RELEASES
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.inference.verification import PROMPT, check_size, count_parameters, verify
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2

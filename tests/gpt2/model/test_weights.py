@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from gpt2.core import files
 from gpt2.core.device import Runtime
 from gpt2.core.errors import UserError
+from gpt2.core.model_files import INDEX
 from gpt2.data.batch import Batch
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
@@ -286,7 +287,7 @@ def test_variants_are_saved_and_loaded(tmp_path, tokenizer, config):
 
 def test_shards_give_the_same_model_as_one_file(tmp_path):
     peer = write_model(tmp_path, shard="8KB")
-    index = json.loads((tmp_path / weights.INDEX).read_text())
+    index = json.loads((tmp_path / INDEX).read_text())
     assert len(set(index["weight_map"].values())) > 2
     ids = torch.randint(90, (2, 20))
     ours = weights.load(tmp_path, foreign=True)
@@ -312,7 +313,7 @@ def test_shards_give_the_same_model_as_one_file(tmp_path):
 )
 def test_an_index_that_contradicts_its_shards_is_refused(tmp_path, change, expected):
     write_model(tmp_path, shard="8KB")
-    path = tmp_path / weights.INDEX
+    path = tmp_path / INDEX
     index = json.loads(path.read_text())
     path.write_text(json.dumps({**index, "weight_map": change(index["weight_map"])}))
     with pytest.raises(UserError, match=expected):

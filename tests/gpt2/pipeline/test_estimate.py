@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from gpt2.core.device import Runtime
 from gpt2.data.batch import Batch
-from gpt2.data.sources.hub import RELEASES
+from gpt2.data.fetching.hub import RELEASES
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.pipeline import estimate

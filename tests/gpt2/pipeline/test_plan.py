@@ -16,8 +16,8 @@ from gpt2.data.instructions import (
     load_records,
     prompt,
 )
+from gpt2.data.records import InstructionRecord
 from gpt2.data.sources import package_docs
-from gpt2.data.sources.records import InstructionRecord
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.data.train_bpe import train_bpe
 from gpt2.evaluation.responses import choose_test_records

@@ -2,7 +2,7 @@ import torch
 
 from gpt2.core.device import Runtime
 from gpt2.data.instructions import prompt
-from gpt2.data.sources.records import InstructionRecord
+from gpt2.data.records import InstructionRecord
 from gpt2.data.train_bpe import train_bpe
 from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model.config import GPT2Config

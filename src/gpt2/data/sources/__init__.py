@@ -1,0 +1,1 @@
+"""Documents and instruction records: one module for each ``source`` in params.yaml."""

@@ -1,4 +1,4 @@
-"""Data sets in the layout of the Hugging Face hub, streamed by the ``datasets`` library."""
+"""Data sets with the layout of the Hugging Face hub, streamed by the ``datasets`` library."""
 
 import importlib
 from collections.abc import Callable, Collection, Iterator
@@ -10,19 +10,19 @@ from pydantic import Field
 from tqdm import tqdm
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources.formats import LARGEST
-from gpt2.data.sources.layouts import missing_columns
-from gpt2.data.sources.limits import LimitedFile
-from gpt2.data.sources.own_data import OwnCorpus, OwnInstructions, RowParams
-from gpt2.data.sources.rows import RawData, Row, UnreadableError
-from gpt2.data.sources.texts import text_rows
+from gpt2.data.parsing.formats import LARGEST
+from gpt2.data.parsing.layouts import missing_columns
+from gpt2.data.parsing.limits import LimitedFile
+from gpt2.data.parsing.rows import RawData, Row, UnreadableError
+from gpt2.data.parsing.texts import text_rows
+from gpt2.data.sources.row_params import CorpusRows, InstructionRows, RowParams
 
 PACKAGE = "datasets==5.2.0"
-"""Not among our requirements: only this source needs it."""
+"""Not in the requirements: only this source needs it."""
 
 
 class HuggingfaceSource(RowParams):
-    """One split of a data set; ``HF_ENDPOINT`` and ``HF_TOKEN`` are honoured."""
+    """One split of a data set. ``HF_ENDPOINT`` and ``HF_TOKEN`` are used."""
 
     source: Literal["huggingface"]
     dataset: Annotated[str, Field(min_length=1)]
@@ -31,21 +31,21 @@ class HuggingfaceSource(RowParams):
     """Its subset, if it has several."""
     split: str = "train"
     revision: str | None = None
-    """A commit, so that later runs get the same data; null is the newest one."""
+    """A commit, so that later runs get the same data; null: the newest one."""
     sampling: Literal["hash", "random", "first"] = "first"
-    """As elsewhere; but ``hash`` and ``random`` read the whole split."""
+    """As for other sources. ``hash`` and ``random`` read the whole split."""
 
 
-class HuggingfaceCorpus(HuggingfaceSource, OwnCorpus):
-    """Documents out of a data set."""
+class HuggingfaceCorpus(HuggingfaceSource, CorpusRows):
+    """Documents of a data set."""
 
 
-class HuggingfaceInstructions(HuggingfaceSource, OwnInstructions):
-    """Instruction records out of a data set."""
+class HuggingfaceInstructions(HuggingfaceSource, InstructionRows):
+    """Instruction records of a data set."""
 
 
-def read(params: HuggingfaceCorpus | HuggingfaceInstructions) -> RawData:
-    """The rows of the split, read as they are asked for.
+def load_rows(params: HuggingfaceCorpus | HuggingfaceInstructions) -> RawData:
+    """The rows of the split, streamed.
 
     Raises:
         UserError: the library is not installed, the hub cannot be reached, or it has no such data
@@ -57,10 +57,10 @@ def read(params: HuggingfaceCorpus | HuggingfaceInstructions) -> RawData:
 
 def _rows(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[Row]:
     name = f"{params.dataset}:{params.split}"
-    with _told(params.dataset) as load:
+    with _readable_errors(params.dataset) as load:
         stream = load(params)
-        files_of_text = stream.info.builder_name == "text" and isinstance(params, OwnCorpus)
-        if files_of_text:  # else each line would be a document
+        text_files = stream.info.builder_name == "text" and isinstance(params, CorpusRows)
+        if text_files:  # else each line would be a document
             stream = load(params, sample_by="document")
         columns = stream.column_names  # unknown for some files until they are read
         if columns:
@@ -70,14 +70,14 @@ def _rows(params: HuggingfaceCorpus | HuggingfaceInstructions) -> Iterator[Row]:
             if not columns:
                 columns = _wanted(values, params)
             row = Row(f"{name}:{number}", f"row {number}", values)
-            if files_of_text and isinstance(params, OwnCorpus):
+            if text_files and isinstance(params, CorpusRows):
                 yield from _documents(row, values["text"], params.separator)
             else:
                 yield row
 
 
 def _documents(row: Row, text: str, separator: str) -> Iterator[Row]:
-    """A whole file of text, as our own reader divides it."""
+    """The documents in a text file, separated as in local files."""
     file = LimitedFile(BytesIO(text.encode()), LARGEST, LARGEST)
     try:
         for part in text_rows(row.name, file, separator):
@@ -88,11 +88,11 @@ def _documents(row: Row, text: str, separator: str) -> Iterator[Row]:
 
 
 @contextmanager
-def _told(data_set: str) -> Iterator[Callable[..., Any]]:
-    """A function that opens a data set; its failures, and those while it is read, become errors."""
+def _readable_errors(data_set: str) -> Iterator[Callable[..., Any]]:
+    """Gives a function that opens a data set. Errors of opening and reading become `UserError`."""
     try:
         datasets = importlib.import_module("datasets")
-        httpx = importlib.import_module("huggingface_hub.utils").httpx  # the one that it runs on
+        httpx = importlib.import_module("huggingface_hub.utils").httpx  # the one that it uses
         aiohttp = importlib.import_module("aiohttp")
     except ImportError as error:
         raise UserError(
@@ -126,7 +126,7 @@ def _told(data_set: str) -> Iterator[Callable[..., Any]]:
 def _wanted(
     columns: Collection[str], params: HuggingfaceCorpus | HuggingfaceInstructions
 ) -> list[str]:
-    """Those of the data set's columns that we read."""
+    """The columns of the data set that are needed."""
     wanted = params.wanted
     if missing := wanted.missing(columns):
         raise UserError(f"{params.dataset}: {missing_columns(missing, wanted.paths, columns)}")

@@ -1,4 +1,4 @@
-"""Your own files: one, all below a directory, or those that a pattern matches."""
+"""``source: file``: one file, all files below a directory, or those that match a pattern."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from pydantic import Field
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
-from gpt2.data.sources.checks import Sha256
-from gpt2.data.sources.formats import FormatParams
-from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.data.sources.rows import RawData, Row, inside
+from gpt2.data.fetching.checks import Sha256
+from gpt2.data.parsing.formats import FormatParams
+from gpt2.data.parsing.rows import RawData, Row, inside
+from gpt2.data.sources.row_params import CorpusFiles, InstructionFiles
 
 PATTERN = frozenset("*?[")
 OUTPUTS = tuple(
@@ -24,8 +24,7 @@ OUTPUTS = tuple(
         *("data/judgements", "data/runs", "metrics", "plots", "reports"),
     )
 )
-"""Directories of the repository that the pipeline writes, so that nothing of the user's own can be
-in them."""
+"""Directories that the pipeline writes. The user's own files must not be in them."""
 
 
 class FileSource(FormatParams):
@@ -33,35 +32,35 @@ class FileSource(FormatParams):
 
     source: Literal["file"]
     path: Annotated[str, Field(min_length=1)]
-    """A relative one counts from the repository's root. Of a directory all files are read whose
-    suffix is known; ``texts/**/*.txt`` is a pattern."""
+    """A file, a directory or a pattern such as ``texts/**/*.txt``, relative to the repository's
+    root. In a directory all files with a known suffix are used."""
     sha256: Sha256 | None = None
-    """Of the file, if it is one."""
+    """Digest of the file, if ``path`` is one file."""
 
 
 class FileCorpus(FileSource, CorpusFiles):
-    """Documents out of files on this machine."""
+    """Documents in files on this machine."""
 
 
 class FileInstructions(FileSource, InstructionFiles):
-    """Instruction records out of files on this machine."""
+    """Instruction records in files on this machine."""
 
 
 class Found(NamedTuple):
-    """The files that a path means, in their order."""
+    """The files of a ``path`` parameter, in their order."""
 
     folder: Path
-    """What their names are relative to."""
+    """Names in messages and facts are relative to it."""
     files: list[Path]
 
 
 def is_output(path: Path, root: Path) -> bool:
-    """Whether ``path`` is a directory that the pipeline writes, or in one."""
+    """Whether ``path`` is a directory that the pipeline writes, or inside one."""
     place = (root / path).resolve()
     return any(place.is_relative_to((root / output).resolve()) for output in OUTPUTS)
 
 
-def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
+def load_rows(params: FileCorpus | FileInstructions, root: Path) -> RawData:
     """The rows of all files, in the order of their paths.
 
     Raises:
@@ -91,10 +90,10 @@ def read(params: FileCorpus | FileInstructions, root: Path) -> RawData:
 
 
 def find(params: FileCorpus | FileInstructions, root: Path) -> Found:
-    """The files that the path means.
+    """The files of a ``path`` parameter.
 
     Raises:
-        UserError: there are none, or the name of one is no text.
+        UserError: there are none, or a name is not valid UTF-8.
     """
     reader, place = params.reader(), root / params.path
     if place.is_file():
@@ -119,5 +118,5 @@ def find(params: FileCorpus | FileInstructions, root: Path) -> Found:
 
 
 def _before_pattern(path: str, root: Path) -> Path:
-    """``path`` as far as it is no pattern."""
+    """The beginning of ``path`` without wildcards."""
     return root.joinpath(*takewhile(lambda part: not PATTERN & set(part), PurePath(path).parts))

@@ -1,6 +1,7 @@
-"""Text that every machine with this project already holds: the docstrings of its own libraries.
+"""``source: package_docs``: the docstrings of installed Python packages as a corpus.
 
-The sources of the installed packages are parsed with ``ast`` and never imported.
+It needs no network: the packages are on every machine with this project. Their source files are
+parsed with ``ast`` and never imported.
 """
 
 import ast
@@ -33,39 +34,40 @@ SKIPPED = re.compile(
     r"|_?vendor(ed)?(_packages)?|externals?|_?extern|_?third_party"  # vendored code
     r"|_?array_api_(compat|extra).*|cobyqa|pyprima|_uarray"
 )
-"""Parts of a path (without ``.py``) that hold tests or other projects' vendored code."""
+"""Names of files and directories (without ``.py``) with tests or vendored code."""
 SIGNATURE_LENGTH = 160
-"""Some signatures are longer than all that is said about them."""
+"""Largest number of characters: some signatures are longer than their documentation."""
 
 
 class PackageDocsCorpus(Params):
-    """One document for each documented class or function of some installed packages."""
+    """One document for each documented class or function of the installed packages."""
 
     source: Literal["package_docs"]
     packages: Annotated[list[str], Field(min_length=1)]
-    """Distribution names, as ``pip`` knows them: ``scikit-learn``, not ``sklearn``."""
+    """Distribution names for ``pip``: ``scikit-learn``, not ``sklearn``."""
     limit: Positive | None = None
     """Keep at most this many documents, drawn by the hash of their names."""
     max_document_tokens: Positive | None = None
-    """Stage tokenize cuts longer documents after so many tokens: of a class or function the
-    signature and the summary come first."""
+    """Stage tokenize truncates longer documents to this many tokens. The signature and the summary
+    of a class or function come first."""
 
 
 @dataclass(frozen=True)
 class DocumentedObject:
-    """A class or function with a docstring, as its source states it."""
+    """A class or function with a docstring, from its source file."""
 
     name: str
-    """Qualified by module (and class): ``numpy.linalg._linalg.norm``."""
+    """With module (and class): ``numpy.linalg._linalg.norm``."""
     package: str
-    """The distribution that holds it: ``numpy``."""
+    """Its distribution: ``numpy``."""
     kind: Kind
     parameters: str
     """Names and defaults, ``x, ord=None``, no annotations; those of ``__init__`` for a class."""
     docstring: str
-    """Without the indentation of its source."""
+    """Without the indentation in the source file."""
     public: bool
-    """Whether neither it nor a class around it has a private name; its module may have one."""
+    """Whether neither its name nor that of a class around it is private. The name of its module may
+    be private."""
 
     @property
     def bare_name(self) -> str:
@@ -76,9 +78,8 @@ class DocumentedObject:
     def signature(self) -> str:
         """``def pandas.core.frame.DataFrame.to_csv(self, path)  # data frame, to csv``.
 
-        The comment spells the name, and that of its class, in words, as descriptions do: a small
-        model copies what it has seen letter by letter. Before it stand at most `SIGNATURE_LENGTH`
-        characters.
+        The comment has the name, and that of its class, in words, as descriptions do: a small model
+        copies what it has seen letter by letter. At most `SIGNATURE_LENGTH` characters precede it.
         """
         keyword = "class" if self.kind == "class" else "def"
         scope, _, name = self.name.rpartition(".")
@@ -95,12 +96,15 @@ class DocumentedObject:
 def documented_objects(packages: Iterable[str], key: str) -> list[DocumentedObject]:
     """All documented objects of ``packages``, each docstring once, in the order of their names.
 
-    The result depends on the versions of the packages alone. Of several objects with one docstring
-    the public one whose name sorts first is kept.
+    The result depends only on the versions of the packages. Of several objects with the same
+    docstring, the public one whose name sorts first is kept.
+
+    Args:
+        packages: names of distributions.
+        key: the parameter that lists them, for messages.
 
     Raises:
-        UserError: a package is not installed or has no Python source; it names ``key``, the
-            parameter that lists the packages.
+        UserError: a package is not installed or has no Python source.
     """
     everything: list[DocumentedObject] = []
     for package in sorted(set(packages)):
@@ -121,7 +125,7 @@ def documented_objects(packages: Iterable[str], key: str) -> list[DocumentedObje
 
 
 def source_bytes(packages: Iterable[str]) -> int:
-    """The length of all that `documented_objects` would parse, by the packages' own lists.
+    """Bytes that `documented_objects` would parse, from the file lists of the packages.
 
     Raises:
         UserError: a package is not installed.
@@ -148,7 +152,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     return {package: version(package) for package in sorted(set(packages))}
 
 
-@cache  # corpus and instructions are mostly made from the same packages
+@cache  # corpus and instructions usually use the same packages
 def _objects_of(package: str) -> tuple[DocumentedObject, ...]:
     by_name: dict[str, DocumentedObject] = {}
     for module, file in _modules(distribution(package)):
@@ -158,7 +162,7 @@ def _objects_of(package: str) -> tuple[DocumentedObject, ...]:
 
 
 def _modules(package: Distribution) -> Iterator[tuple[str, PackagePath]]:
-    """Dotted name and file of each module that a distribution's RECORD lists, sorted by path."""
+    """Dotted name and file of each module in a distribution's RECORD, sorted by path."""
     for file in sorted(package.files or []):
         parts = PurePosixPath(file).with_suffix("").parts
         if file.suffix != ".py" or not all(map(str.isidentifier, parts)):
@@ -169,9 +173,9 @@ def _modules(package: Distribution) -> Iterator[tuple[str, PackagePath]]:
 
 
 def _parsed(source: bytes) -> list[ast.stmt]:
-    """The statements of a module; none if it is no Python, or that of a newer version."""
+    """The statements of a module; none if it is not Python of this version."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in other people's strings
+        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in strings
         try:
             return ast.parse(source).body
         except SyntaxError:
@@ -181,7 +185,7 @@ def _parsed(source: bytes) -> list[ast.stmt]:
 def _documented(
     body: list[ast.stmt], scope: str, package: str, in_class: bool = False, in_public: bool = True
 ) -> Iterator[DocumentedObject]:
-    """Objects of a module's or class's body; functions inside functions are nobody's interface."""
+    """Objects in the body of a module or class. Functions inside functions are not included."""
     for node in _definitions(body):
         name = f"{scope}.{node.name}"
         public = in_public and not node.name.startswith("_")

@@ -1,7 +1,8 @@
-"""Instruction records about the documented objects of installed packages, in Alpaca's fields.
+"""Instruction records about the documented objects of installed packages.
 
-Kinds: ``describe`` and ``name`` have open answers; ``library`` and ``object`` have short, checkable
-ones, with classes of equal size, so that always giving the same answer scores little.
+There are four kinds. ``describe`` and ``name`` have open answers. ``library`` and ``object`` have
+short answers that can be checked, with classes of equal size, so that a constant answer scores
+little.
 """
 
 import re
@@ -13,8 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from gpt2.core.params import Positive
-from gpt2.data.sources.package_docs import DocumentedObject
-from gpt2.data.sources.records import (
+from gpt2.data.records import (
     InstructionRecord,
     Split,
     SplitParams,
@@ -23,15 +23,16 @@ from gpt2.data.sources.records import (
     sample_records,
     split_of,
 )
+from gpt2.data.sources.package_docs import DocumentedObject
 
 LARGEST_DRAWN_GROUP = 20
-"""Larger groups (every ``fit``) always go to train: drawn, one alone would upset the fractions."""
+"""Larger groups (every ``fit``) are always for training: one of them would change the fractions."""
 SUMMARY_LENGTH = range(15, 201)
-"""Characters of a summary that can be asked for or answered in one line."""
+"""Characters of a summary that fits on one line of a question or an answer."""
 DESCRIPTION_LENGTH = range(40, 301)
-"""Characters of the beginning of a docstring that the short kinds are asked about."""
+"""Characters of a description in a question with a short answer."""
 SMALLEST_LIBRARY = 200
-"""Descriptions that make a package a choice of ``library``; all are cut to the smallest one's."""
+"""Number of descriptions from which a package is a possible answer of kind ``library``."""
 BALANCED = ("library", "object")
 ALIASES = {
     "matplotlib": ("mpl", "plt", "pyplot"),
@@ -42,7 +43,7 @@ ALIASES = {
     "scipy": ("sp",),
     "torch": ("pytorch",),
 }
-"""Other spellings by which a text gives its library away."""
+"""Other names of a package that give the answer away."""
 
 
 class PackageDocsInstructions(SplitParams):
@@ -50,7 +51,7 @@ class PackageDocsInstructions(SplitParams):
 
     source: Literal["package_docs"]
     packages: Annotated[list[str], Field(min_length=1)]
-    """Distribution names, as ``pip`` knows them."""
+    """Distribution names for ``pip``."""
     limit: Positive | None = None
     """Keep at most this many records of each kind, drawn by hash."""
 
@@ -70,7 +71,8 @@ def make_records(
         )
         if kind in BALANCED:
             made = _balanced(made, params.seed)
-        # Not by the name, whose hash decides the split: that would take the held-out ones first.
+        # Not sampled by name: the hash of the name decides the split, so that would prefer
+        # held-out records.
         records += sample_records(made, params.limit, params.seed)
     return records
 
@@ -78,10 +80,11 @@ def make_records(
 def assign_splits(objects: Iterable[DocumentedObject], params: SplitParams) -> dict[str, Split]:
     """The split of each object, by name.
 
-    The rule: objects that share a summary or a bare name, the answers of the open kinds (case and
-    white space aside), form a group, directly or through others, and a group is never divided. So
-    no function and no open answer occurs in two splits. A group is assigned by a hash of the seed
-    and the name in it that sorts first; groups of more than `LARGEST_DRAWN_GROUP` go to train.
+    Objects with the same summary or bare name (ignoring case and white space) form a group,
+    directly or through others. A group has one split. Summaries and bare names are the answers of
+    the open kinds, so no function and no open answer occurs in two splits. The split of a group is
+    decided by a hash of the seed and the name that sorts first. Groups of more than
+    `LARGEST_DRAWN_GROUP` are for training.
     """
     splits: dict[str, Split] = {}
     for names in _groups(objects):
@@ -97,9 +100,12 @@ def without_held_out(
     asked_about: Iterable[DocumentedObject],
     records: Iterable[InstructionRecord],
 ) -> list[DocumentedObject]:
-    """``objects`` without those that test records are about, and without those of equal summary.
+    """``objects`` without the subjects of test records and without objects with equal summaries.
 
-    ``asked_about`` are the objects that ``records`` were made from.
+    Args:
+        objects: candidates for the corpus.
+        asked_about: the objects from which ``records`` were made.
+        records: instruction records of all splits.
     """
     names = {record.name for record in records if record.split == "test"}
     summaries = {normalised(summary(item)) for item in asked_about if item.name in names}
@@ -125,7 +131,7 @@ _Ask = Callable[[DocumentedObject], _Question | None]
 
 
 def _kinds(objects: Sequence[DocumentedObject]) -> dict[str, _Ask]:
-    """For each kind, the function that asks about an object, or declines to."""
+    """For each kind, the function that makes a question about an object, or None."""
     kinds: dict[str, _Ask] = {"describe": _describe, "name": _name, "object": _object}
     packages = {item.package for item in objects}
     usable = Counter(item.package for item in objects if _nameless_description(item, packages))
@@ -175,14 +181,14 @@ def _description(item: DocumentedObject) -> str:
 
 
 def _nameless_description(item: DocumentedObject, packages: Iterable[str]) -> str:
-    """The description, or nothing if it is too short or names one of the packages."""
+    """The description; empty if it has the wrong length or names one of the packages."""
     names = [name for package in packages for name in (package, *ALIASES.get(package, ()))]
     text = _description(item)
     return "" if len(text) not in DESCRIPTION_LENGTH or _mentions(text, names) else text
 
 
 def _plain(text: str) -> str:
-    """Text on one line without reStructuredText's marks: ``:class:`~.lines.Line2D``` is Line2D."""
+    """Text on one line without reStructuredText markup: ``:class:`~.lines.Line2D``` is Line2D."""
     text = text.replace("`\\s", "s`")  # a plural
     text = re.sub(r":[\w:]+:`[~!.\w]*?([^`<>.]*[^`<>.\s])(?:\s*<[^`]*>)?`", r"\1", text)
     text = re.sub(r"`(?:~(?:[\w.]*\.)?|\.)(\w+)`", r"\1", text)
@@ -206,14 +212,14 @@ def _is_one_sentence(text: str) -> bool:
 
 
 def _mentions(text: str, names: Iterable[str]) -> bool:
-    """Whether a name occurs in ``text``, as a word or between other signs than letters."""
+    """Whether a name occurs in ``text``, not as a part of a longer word."""
     found = [re.escape(name) for name in names if name.casefold() in text.casefold()]
     pattern = rf"(?<![a-z])({'|'.join(found)})(?![a-z])"
     return bool(found) and re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def _unique(records: Iterable[InstructionRecord]) -> list[InstructionRecord]:
-    """The first of records that ask and answer the same."""
+    """The records without repetitions of question and answer."""
     first: dict[tuple[str, str, str], InstructionRecord] = {}
     for record in records:
         first.setdefault(record[:3], record)
@@ -221,7 +227,7 @@ def _unique(records: Iterable[InstructionRecord]) -> list[InstructionRecord]:
 
 
 def _balanced(records: Sequence[InstructionRecord], seed: int) -> list[InstructionRecord]:
-    """Each answer as often as the rarest one, in each split; drawn by hash, in the given order."""
+    """The same number of records for each answer in a split, drawn by hash, in the given order."""
     classes: dict[tuple[str, str], list[InstructionRecord]] = defaultdict(list)
     for record in records:
         classes[record.split, record.output].append(record)
@@ -238,7 +244,7 @@ def _balanced(records: Sequence[InstructionRecord], seed: int) -> list[Instructi
 
 
 def _groups(objects: Iterable[DocumentedObject]) -> list[list[str]]:
-    """Names of objects joined by a common answer: connected components, by union-find."""
+    """Groups of names with a common answer: connected components, by union-find."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:

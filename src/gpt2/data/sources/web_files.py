@@ -1,4 +1,4 @@
-"""Your own data behind an address on the web: one file, of the kinds that local files may be."""
+"""``source: url``: a file on the web, in the same formats as local files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,11 +9,12 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from gpt2.core import files
-from gpt2.data.sources import urls
-from gpt2.data.sources.checks import Sha256, Url
-from gpt2.data.sources.formats import FormatParams
-from gpt2.data.sources.own_data import CorpusFiles, InstructionFiles
-from gpt2.data.sources.rows import RawData, Row
+from gpt2.data.fetching import http_client
+from gpt2.data.fetching.checks import Sha256, Url
+from gpt2.data.fetching.download import download
+from gpt2.data.parsing.formats import FormatParams
+from gpt2.data.parsing.rows import RawData, Row
+from gpt2.data.sources.row_params import CorpusFiles, InstructionFiles
 
 
 class UrlSource(FormatParams):
@@ -21,35 +22,34 @@ class UrlSource(FormatParams):
 
     source: Literal["url"]
     url: Url
-    """Its path's suffix says what the file holds."""
+    """The suffix of its path decides the format."""
     mirrors: list[Url] = Field([])
-    """The same file elsewhere, tried in this order if the first place does not give it."""
+    """Other addresses of the same file, tried in this order if the first one fails."""
     sha256: Sha256 | None = None
-    """Of the file. If it is given and the file has been fetched before, no network is needed."""
+    """Digest of the file. With it, a file that was downloaded before needs no network."""
 
 
 class UrlCorpus(UrlSource, CorpusFiles):
-    """Documents out of a file on the web."""
+    """Documents in a file on the web."""
 
 
 class UrlInstructions(UrlSource, InstructionFiles):
-    """Instruction records out of a file on the web."""
+    """Instruction records in a file on the web."""
 
 
-def read(params: UrlCorpus | UrlInstructions, cache: Path) -> RawData:
+def load_rows(params: UrlCorpus | UrlInstructions, cache: Path) -> RawData:
     """The rows of the file, which stays in ``cache``.
 
     Raises:
-        UserError: no place gives the file, or it has another sha256.
+        UserError: no address gives the file, or it has another sha256.
     """
     path = cache / (params.sha256 or hashlib.sha256(params.url.encode()).hexdigest())
     if params.sha256 is None or not path.is_file() or files.sha256(path) != params.sha256:
-        places = [params.url, *params.mirrors]
         cache.mkdir(parents=True, exist_ok=True)
-        urls.download(places, path, sha256=params.sha256, cache=cache)
+        download([params.url, *params.mirrors], path, sha256=params.sha256, cache=cache)
     reader = params.reader()
     name = PurePosixPath(unquote(urlsplit(params.url).path)).name or "download"
-    origin = urls.shown(params.url)
+    origin = http_client.redacted(params.url)
     raw = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
     def rows() -> Iterator[Row]:

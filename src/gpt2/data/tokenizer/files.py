@@ -1,4 +1,7 @@
-"""The files in which `transformers` keeps a tokenizer, of all its versions, read as one."""
+"""The tokenizer files of all versions of `transformers`, parsed into one description.
+
+A tokenizer that is not GPT-2's byte-level encoding is refused: it would give other ids.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,23 +18,23 @@ VOCAB = "vocab.json"
 MERGES = "merges.txt"
 CONFIG = "tokenizer_config.json"
 WHOLE = "tokenizer.json"
-"""All in one file of the `tokenizers` library; newer versions of `transformers` write no other
-vocabulary. Where it is there, they read it before the other two."""
+"""The whole tokenizer in one file of the `tokenizers` library. Newer versions of `transformers`
+write only this one, and prefer it to the other two."""
 ADDED = "added_tokens.json"
 NAMES = "special_tokens_map.json"
-"""Both of older versions."""
+"""Files of older versions."""
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 WITHOUT_DEFAULTS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes of `transformers` whose tokenizers name their special tokens themselves."""
+"""Classes of `transformers` without default special tokens."""
 ONLY: dict[str, tuple[Any, ...]] = {
     "add_prefix_space": (False, None),
     "add_bos_token": (False, None),
     "add_eos_token": (False, None),
     "split_special_tokens": (False, None),
 }
-"""Keys of `CONFIG` that stand for other ids unless they have one of these values."""
+"""Keys of `CONFIG` that give other ids unless they have one of these values."""
 ONLY_IN_MODEL: dict[str, tuple[Any, ...]] = {
     "type": ("BPE", None),
     "dropout": (None,),
@@ -40,28 +43,28 @@ ONLY_IN_MODEL: dict[str, tuple[Any, ...]] = {
     "byte_fallback": (False, None),
     "ignore_merges": (False, None),
 }
-"""The same in the section ``model`` of `WHOLE`."""
+"""The same for the section ``model`` of `WHOLE`."""
 
 
 @dataclass(frozen=True)
 class Special:
-    """What a tokenizer has beside its byte pair encoding."""
+    """The special tokens of a tokenizer, beside its byte pair encoding."""
 
     added: Mapping[int, AddedToken]
-    """By their ids; some have theirs in the vocabulary, others come after it."""
+    """Added tokens by id. Some ids are in the vocabulary, others come after it."""
     roles: Mapping[str, str | None]
     """Which token is ``bos_token``, ``eos_token`` and so on."""
 
 
-NONE = Special({}, dict.fromkeys(ROLES[:3], END_OF_TEXT))
-"""Of a tokenizer that is byte pair encoding and ``<|endoftext|>``, as GPT-2's."""
+NO_SPECIAL = Special({}, dict.fromkeys(ROLES[:3], END_OF_TEXT))
+"""Those of GPT-2's tokenizer: only ``<|endoftext|>``."""
 
 
 def read(directory: Path) -> tuple[str, str, Special]:
     """The texts of ``vocab.json`` and ``merges.txt``, and the special tokens.
 
     Raises:
-        UserError: a file is missing or damaged, or stands for something else than GPT-2's encoding.
+        UserError: a file is missing or damaged, or describes another encoding than GPT-2's.
     """
     config = _object(directory / CONFIG)
     _refuse_others(CONFIG, config, ONLY)
@@ -81,7 +84,7 @@ def vocabulary(text: str) -> dict[str, int]:
     """The ids in the text of a ``vocab.json``.
 
     Raises:
-        UserError: it is not that.
+        UserError: it is not an object of tokens and ids.
     """
     ids = _value(VOCAB, text)
     if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
@@ -96,17 +99,17 @@ def as_files(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> tuple
 
 
 def _split(whole: Mapping[str, Any]) -> tuple[str, str]:
-    """The texts of ``vocab.json`` and ``merges.txt`` that a ``tokenizer.json`` holds."""
+    """The texts of ``vocab.json`` and ``merges.txt`` from a ``tokenizer.json``."""
     try:
         model = whole["model"]
-        # Older versions write a pair as one text.
+        # Older versions write a pair as one string.
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         files = as_files(model["vocab"], pairs)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{WHOLE}: not a byte pair encoding ({error!r})") from error
     _refuse_others(f"{WHOLE}: model", model, ONLY_IN_MODEL)
     if whole.get("normalizer") is not None:
-        raise UserError(f"{WHOLE}: it has a normalizer; GPT-2 takes texts as they are")
+        raise UserError(f"{WHOLE}: it has a normalizer; GPT-2 has none")
     before = whole.get("pre_tokenizer")
     if not (
         isinstance(before, dict)
@@ -114,7 +117,7 @@ def _split(whole: Mapping[str, Any]) -> tuple[str, str]:
         and before.get("add_prefix_space") is False
         and before.get("use_regex", True) is True
     ):
-        raise UserError(f"{WHOLE}: its pre_tokenizer is not GPT-2's, ByteLevel without more")
+        raise UserError(f"{WHOLE}: its pre_tokenizer is not GPT-2's plain ByteLevel")
     after = whole.get("post_processor")
     if after is not None and not (
         isinstance(after, dict)
@@ -125,7 +128,7 @@ def _split(whole: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _keeps_ids(template: object) -> bool:
-    """Whether a template gives a text's own ids and nothing else."""
+    """Whether a template adds no ids to those of a text."""
     return (
         isinstance(template, list)
         and len(template) == 1
@@ -143,7 +146,7 @@ def _refuse_others(
 
 
 def _named(names: Mapping[str, Any]) -> tuple[dict[str, str | None], list[AddedToken]]:
-    """Which token has which role, and all tokens that are special because they are named."""
+    """The token of each role, and all tokens that are special because a key names them."""
     default = None if names.get("tokenizer_class") in WITHOUT_DEFAULTS else END_OF_TEXT
     roles: dict[str, str | None] = dict.fromkeys(ROLES[:3], default)
     special = []
@@ -166,14 +169,14 @@ def _named(names: Mapping[str, Any]) -> tuple[dict[str, str | None], list[AddedT
 def _added(
     directory: Path, config: Mapping[str, Any], whole: Mapping[str, Any], special: set[str]
 ) -> dict[int, AddedToken]:
-    """The added tokens that the files give ids; the file that says most of one comes last."""
+    """The added tokens that have ids in the files. The most detailed file has precedence."""
     sources: list[tuple[str, object, AddedToken]] = []
     for content, token_id in _object(directory / ADDED).items():
         flags = {"special": content in special, "normalized": content not in special}
         sources.append((ADDED, token_id, parse(AddedToken, {"content": content, **flags}, ADDED)))
     entries, decoder = whole.get("added_tokens", []), config.get("added_tokens_decoder", {})
     if not isinstance(entries, list) or not isinstance(decoder, dict):
-        raise UserError(f"added_tokens of {WHOLE} or added_tokens_decoder of {CONFIG}: not a table")
+        raise UserError(f"added_tokens of {WHOLE} or added_tokens_decoder of {CONFIG}: wrong type")
     for entry in entries:
         values = dict(entry) if isinstance(entry, dict) else {}
         token_id = values.pop("id", None)
@@ -194,13 +197,13 @@ def _added(
 
 
 def _special(value: object, where: str) -> AddedToken:
-    """A token that is special because it is named, by its text or with its flags."""
+    """A token that is special because a key names it, as a string or with its flags."""
     flags = {"content": value} if isinstance(value, str) else value
     return _token({**flags, "special": True} if isinstance(flags, dict) else flags, where)
 
 
 def _token(value: object, where: str) -> AddedToken:
-    """A token with its flags, as it is written in `CONFIG` and `NAMES`."""
+    """A token with its flags, in the form of `CONFIG` and `NAMES`."""
     if isinstance(value, dict):
         stated = {key: flag for key, flag in value.items() if key != "__type"}
         value = {"normalized": not value.get("special", False), **stated}
@@ -210,7 +213,7 @@ def _token(value: object, where: str) -> AddedToken:
 def _with_ids(
     ids: Mapping[str, int], added: Mapping[int, AddedToken], special: Iterable[AddedToken]
 ) -> dict[int, AddedToken]:
-    """The added tokens, and those that are only named: they get the next ids."""
+    """The added tokens, and special tokens without an id, which get the next ones."""
     known = dict(ids)
     for token_id, token in added.items():
         other = known.setdefault(token.content, token_id)
@@ -227,7 +230,7 @@ def _with_ids(
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no file."""
+    """The object in a JSON file; an empty one if the file does not exist."""
     if not path.is_file():
         return {}
     value = _value(path.name, _read(path))
@@ -239,7 +242,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _value(name: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, too
+    except (ValueError, RecursionError) as error:  # also for numbers with thousands of digits
         raise UserError(f"{name}: not valid JSON ({error})") from error
 
 

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources import wheels
-from gpt2.data.sources.checks import check_sha256
+from gpt2.data.fetching import wheels
+from gpt2.data.fetching.checks import check_sha256
 from gpt2.evaluation.judge.backends.judges import open_judge
 from gpt2.evaluation.judge.backends.llamacpp import MODEL
 from gpt2.evaluation.judge.params import (

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from gpt2.core import files
 from gpt2.core.errors import UserError
 from gpt2.core.params import Fraction, NonNegative, Params, Positive, parse
-from gpt2.data.sources.checks import Sha256
+from gpt2.data.fetching.checks import Sha256
 
 PositiveSeconds = Annotated[float, Field(gt=0)]
 

@@ -7,7 +7,7 @@ from gpt2.core.device import DeviceParams, Runtime
 from gpt2.core.params import Positive
 from gpt2.core.progress import Progress
 from gpt2.data.instructions import prompt
-from gpt2.data.sources.records import InstructionRecord
+from gpt2.data.records import InstructionRecord
 from gpt2.inference.generation.loop import generate
 from gpt2.inference.generation.sampling import SamplingParams
 from gpt2.model import weights

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
-from gpt2.data.sources import gpt2_tokenizer
+from gpt2.data.fetching import gpt2_tokenizer
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.importing import llmc, nanogpt
 from gpt2.inference.importing.checkpoint import Checkpoint, plain_logits

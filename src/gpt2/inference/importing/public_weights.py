@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 
 from gpt2.core import files
 from gpt2.core.errors import UserError
+from gpt2.core.model_files import CONFIG, INDEX, WEIGHTS
 from gpt2.core.params import Params
-from gpt2.data.sources import gpt2_tokenizer, hub
-from gpt2.data.sources.checks import Sha256, Url, check_sha256
-from gpt2.data.sources.hub import CONFIG, INDEX, RELEASES, TOKENIZER, VOCABULARY, WEIGHTS
-from gpt2.data.sources.urls import AbsentError
+from gpt2.data.fetching import gpt2_tokenizer, hub
+from gpt2.data.fetching.checks import Sha256, Url, check_sha256
+from gpt2.data.fetching.http_client import AbsentError
+from gpt2.data.fetching.hub import RELEASES, TOKENIZER, VOCABULARY
 from gpt2.data.tokenizer.bpe import Tokenizer
 
 

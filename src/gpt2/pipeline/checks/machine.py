@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.core.device import DeviceParams, choose_runtime, native_formats
+from gpt2.core.device import DeviceParams, choose_runtime, native_dtypes
 from gpt2.core.errors import UserError
 from gpt2.core.processor import (
     BUSY,
     busy_elsewhere,
+    capability_limit,
     core_seconds,
-    held_to,
     instruction_sets,
     load,
     usable_cores,
@@ -64,12 +64,12 @@ def processor(seconds: float = 0.2) -> Check:
 
     since = core_seconds()
     time.sleep(seconds)
-    busy, limit = busy_elsewhere(since), held_to()
+    busy, limit = busy_elsewhere(since), capability_limit()
     facts = [
         f"{usable_cores()} core(s)",
         ", ".join(instruction_sets()) or platform.machine(),
         *([f"limited to {limit}"] if limit else []),
-        f"native {', '.join(native_formats())}",
+        f"native {', '.join(native_dtypes())}",
         f"{torch.get_num_threads()} thread(s)",
         f"load {load():.1f}",
         *([f"other processes use {busy:.1f} core(s)"] if busy >= BUSY else []),

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2.core.errors import UserError
-from gpt2.data.sources import local_files, urls
+from gpt2.data.fetching import http_client
+from gpt2.data.sources import local_files
 from gpt2.data.sources.local_files import FileCorpus, FileInstructions
 from gpt2.evaluation.judge.backends.judges import open_judge
 from gpt2.evaluation.judge.params import FileModel, JudgeParams, LlamaCppParams, LlamaEvalParams
@@ -52,9 +53,9 @@ def address(url: str) -> Check:
     name = "download"
     remedy = "Check the network, the address in the parameters, and HF_ENDPOINT"
     try:
-        shown = urls.shown(url)
+        shown = http_client.redacted(url)
         answer = requests.head(
-            url, timeout=NETWORK_SECONDS, allow_redirects=True, proxies=urls.proxies(url)
+            url, timeout=NETWORK_SECONDS, allow_redirects=True, proxies=http_client.proxies(url)
         )
     except requests.RequestException as error:
         return Check(name, False, f"{shown}: {type(error).__name__}", remedy)
@@ -70,7 +71,7 @@ def address(url: str) -> Check:
 def own_files(source: FileCorpus | FileInstructions, root: Path) -> Check:
     """The user's own files exist; their content is not read."""
     try:
-        local_files.read(source, root)
+        local_files.load_rows(source, root)
     except UserError as error:
         return Check("own files", False, source.path, str(error))
     return Check("own files", True, source.path)

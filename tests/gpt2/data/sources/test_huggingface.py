@@ -1,4 +1,4 @@
-"""The real ``datasets`` library, on data sets that lie in a directory, without a network."""
+"""The real ``datasets`` library on data sets in local directories, without a network."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt2.core.errors import UserError
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions, read
-from gpt2.data.sources.records import Document
+from gpt2.data.sources.huggingface import HuggingfaceCorpus, HuggingfaceInstructions, load_rows
 from tests.file_server import serving
 
 ROOT = Path(__file__).parents[4]
@@ -49,7 +49,7 @@ def texts(tmp_path: Path) -> str:
 
 def documents(dataset: str, **keys: object) -> list[Document]:
     params = HuggingfaceCorpus(source="huggingface", dataset=dataset, **keys)
-    return list(own_data.documents(read(params), params))
+    return list(own_data.documents(load_rows(params), params))
 
 
 def test_a_corpus_from_parquet(texts: str) -> None:
@@ -66,7 +66,7 @@ def test_the_first_rows_are_taken_unless_others_are_asked_for(texts: str) -> Non
     assert [document.text for document in drawn] == [text for text in rows if text]
 
 
-def test_every_bad_row_is_told(texts: str) -> None:
+def test_every_bad_row_is_reported(texts: str) -> None:
     with pytest.raises(UserError) as caught:
         documents(texts)
     assert str(caught.value).splitlines() == [
@@ -78,7 +78,7 @@ def test_every_bad_row_is_told(texts: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty one, apart from the library's own."""
+    """An empty cache, separate from that of the library."""
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -117,7 +117,7 @@ def test_conversations_with_nested_paths(folder: Path) -> None:
         dataset=str(folder),
         columns={"conversation": "chat.turns", "system": "chat.system"},
     )
-    found = own_data.instruction_records(read(params), params).records
+    found = own_data.instruction_records(load_rows(params), params).records
     assert [record[:3] for record in found] == [("Hi?", "", "Hi.")] * 40
 
 
@@ -130,7 +130,7 @@ def test_instructions_from_json_lines(tmp_path: Path) -> None:
         limit=30,
         split_by="position",
     )
-    data = read(params)
+    data = load_rows(params)
     found = own_data.instruction_records(data, params).records
     assert [record[:3] for record in found] == [
         (row["prompt"], row["context"] or "", row["answer"]) for row in RECORDS[:30]
@@ -180,14 +180,14 @@ def test_without_the_library_it_says_what_to_install(
 
 
 def message_with_hub(endpoint: str, home: Path) -> str:
-    """What reading an unknown data set says; in a new process, for the address is read once."""
+    """The error for an unknown data set, in a new process, because the address is read once."""
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "src")!r})
 from gpt2.core.errors import UserError
-from gpt2.data.sources.huggingface import HuggingfaceCorpus, read
+from gpt2.data.sources.huggingface import HuggingfaceCorpus, load_rows
 try:
-    list(read(HuggingfaceCorpus(source="huggingface", dataset="nobody/nothing")).rows)
+    list(load_rows(HuggingfaceCorpus(source="huggingface", dataset="nobody/nothing")).rows)
 except UserError as error:
     print(error)
 """

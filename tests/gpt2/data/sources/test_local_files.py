@@ -1,4 +1,4 @@
-"""People's own files, good and bad."""
+"""Local files, good and bad."""
 
 import gzip
 import hashlib
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from gpt2.core.errors import UserError
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.local_files import FileCorpus, FileInstructions, read
-from gpt2.data.sources.records import Document
+from gpt2.data.sources.local_files import FileCorpus, FileInstructions, load_rows
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": str(n)} for n in range(20)]
 
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A directory with text, records, an archive, and what is none of these."""
+    """A directory with texts, records, an archive and other files."""
     folder = tmp_path / "texts"
     (folder / "b").mkdir(parents=True)
     (folder / "c.txt").write_text("Three")
@@ -34,7 +34,7 @@ def texts(tmp_path: Path) -> Path:
 
 def documents(root: Path, path: str, **keys: object) -> list[Document]:
     params = FileCorpus(source="file", path=path, **keys)
-    return list(own_data.documents(read(params, root), params))
+    return list(own_data.documents(load_rows(params, root), params))
 
 
 def refused(root: Path, path: str, **keys: object) -> str:
@@ -58,7 +58,7 @@ def test_instructions_are_read_from_a_list_or_from_lines(tmp_path: Path) -> None
     for text in ("\n".join(map(json.dumps, ALPACA)), json.dumps(ALPACA, indent=2)):
         (tmp_path / "alpaca.txt").write_text(text)  # the suffix says nothing
         params = FileInstructions(source="file", path="alpaca.txt")
-        found = own_data.instruction_records(read(params, tmp_path), params).records
+        found = own_data.instruction_records(load_rows(params, tmp_path), params).records
         assert [record[:3] for record in found] == expected
         assert found[4].name == "alpaca.txt:5"
 
@@ -93,7 +93,7 @@ def test_a_file_may_be_named_like_a_pattern(tmp_path: Path) -> None:
 
 def test_the_facts_trace_every_file(tmp_path: Path, texts: Path) -> None:
     params = FileCorpus(source="file", path="texts")
-    data = read(params, tmp_path)
+    data = load_rows(params, tmp_path)
     assert len(list(own_data.documents(data, params))) == 4
     assert list(data.facts["raw"]) == ["a.md", "b/two.jsonl.gz", "c.txt", "d.zip"]
     digest = hashlib.sha256(b"One").hexdigest()
@@ -125,7 +125,7 @@ def test_one_bad_file_is_one_message(tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def test_every_bad_file_is_told(tmp_path: Path, texts: Path) -> None:
+def test_every_bad_file_is_reported(tmp_path: Path, texts: Path) -> None:
     (texts / "a.md").write_bytes(b"\xff")
     (texts / "b" / "bad.jsonl").write_text('{"text": "ok"}\n{"text": ""}\n')
     (texts / "c.txt").write_text(" ")
@@ -147,7 +147,7 @@ def test_stories_in_one_file_are_documents_and_the_log_says_how_many(
     assert found[299] == Document("stories.txt:300", stories[299])
     (line,) = caplog.messages
     assert line.endswith(
-        "stories.txt: 300 document(s) in files of text, divided at '<|endoftext|>' "
+        "stories.txt: 300 document(s) in text files, separated by '<|endoftext|>' "
         "(document_separator)"
     )
     for none in ("none", None):
@@ -159,7 +159,7 @@ def test_what_a_suffix_does_not_say_is_refused(tmp_path: Path, name: str) -> Non
     content = b"One"
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     message = refused(tmp_path, name)
-    assert f"what {Path(name.removesuffix('.gz')).suffix} holds is not known. Known are " in message
+    assert f"unknown suffix {Path(name.removesuffix('.gz')).suffix}. Known are " in message
     assert ".csv, " in message
     assert "format: text" in message
     assert documents(tmp_path, name, format="text")[0].text == "One"

@@ -1,4 +1,4 @@
-"""Rows that become documents and instruction records, or do not."""
+"""Rows become documents and instruction records, or are refused."""
 
 import contextlib
 import json
@@ -11,15 +11,10 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
-from gpt2.data.sources.own_data import (
-    OwnCorpus,
-    OwnInstructions,
-    documents,
-    draw,
-    instruction_records,
-)
-from gpt2.data.sources.records import Document, InstructionRecord
-from gpt2.data.sources.rows import RawData, Row
+from gpt2.data.parsing.rows import RawData, Row
+from gpt2.data.records import Document, InstructionRecord
+from gpt2.data.sources.own_data import documents, draw, instruction_records
+from gpt2.data.sources.row_params import CorpusRows, InstructionRows
 
 ALPACA = [
     {"instruction": f"Say {n}.", "input": "" if n % 2 else "aloud", "output": str(n), "text": "-"}
@@ -33,28 +28,28 @@ def data(values: list[object]) -> RawData:
 
 
 def records(values: list[object], **keys: object) -> list[InstructionRecord]:
-    return instruction_records(data(values), OwnInstructions(**keys)).records
+    return instruction_records(data(values), InstructionRows(**keys)).records
 
 
 def test_texts_and_records_are_documents() -> None:
     values: list[object] = ["One", {"text": "Two", "year": 1999}, {"name": "b", "text": "Three"}]
     expected = [Document("own:1", "One"), Document("own:2", "Two"), Document("b", "Three")]
     raw = data(values)
-    assert list(documents(raw, OwnCorpus())) == expected
+    assert list(documents(raw, CorpusRows())) == expected
     assert raw.facts == {"skipped": 0}
 
 
 def test_the_text_may_stand_in_another_column() -> None:
     values: list[object] = [{"content": "One", "text": "-"}, "Two"]
-    found = documents(data(values), OwnCorpus(column="content"))
+    found = documents(data(values), CorpusRows(column="content"))
     assert [document.text for document in found] == ["One", "Two"]
 
 
 def test_lines_are_stripped_as_in_the_tutorial() -> None:
     text = "  The war \r\n\n \t\nbegan in\t1914.\n\n\nIt\u2028ended. \n"
-    (stripped,) = documents(data([text]), OwnCorpus(lines="strip"))
+    (stripped,) = documents(data([text]), CorpusRows(lines="strip"))
     assert stripped.text == "The war\nbegan in\t1914.\nIt\u2028ended."
-    (kept,) = documents(data([text]), OwnCorpus())
+    (kept,) = documents(data([text]), CorpusRows())
     assert kept.text == text
 
 
@@ -89,7 +84,7 @@ def test_a_bad_record_moves_no_other_one() -> None:
     before = records(ALPACA, **keys)
     bad = {record.output for record in before[::50]}
     values = [{**row, "output": "" if row["output"] in bad else row["output"]} for row in ALPACA]
-    found = instruction_records(data(values), OwnInstructions(**keys))
+    found = instruction_records(data(values), InstructionRows(**keys))
     assert found.records == [record for record in before if record.output not in bad]
     assert found.facts == {
         "skipped_records": 10,
@@ -109,7 +104,7 @@ def test_drawn_by_hash_the_order_of_the_file_is_kept_and_does_not_matter() -> No
 
 def test_the_first_rows_are_all_that_is_read() -> None:
     endless = (Row(f"own:{n}", f"row {n}", f"Text {n}") for n in iter(int, 1))
-    assert len(list(draw(endless, OwnCorpus(limit=3, sampling="first")))) == 3
+    assert len(list(draw(endless, CorpusRows(limit=3, sampling="first")))) == 3
 
 
 @pytest.mark.parametrize("keys", [{}, {"limit": 20, "seed": 2}, {"on_bad_record": "skip"}])
@@ -118,7 +113,7 @@ def test_rows_pass_through_one_by_one(keys: dict[str, object]) -> None:
         made = (Row(f"own:{n}", f"record {n}", f"{n:9} " * 1000 * (n % 9 > 0)) for n in range(rows))
         tracemalloc.start()
         with contextlib.suppress(UserError):  # some texts are empty
-            for _ in documents(RawData("own", made, {}), OwnCorpus(**keys)):
+            for _ in documents(RawData("own", made, {}), CorpusRows(**keys)):
                 pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -142,28 +137,28 @@ def test_splits_by_hash() -> None:
     assert counts["validation"] == pytest.approx(25, abs=14)
 
 
-def test_equal_questions_share_a_split_whatever_stands_around_them() -> None:
+def test_equal_questions_share_a_split_in_any_order() -> None:
     before = [record.split for record in records(ALPACA)]
     again = [{**row, "instruction": row["instruction"].upper() + " "} for row in ALPACA]
     assert [record.split for record in records([*again, *ALPACA])] == before * 2
 
 
-def test_questions_in_two_splits_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_questions_in_two_splits_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     again = [{**row, "instruction": row["instruction"].upper()} for row in ALPACA[:7]]
     values = [*ALPACA[:100], *again]
-    found = instruction_records(data(values), OwnInstructions(split_by="position"))
+    found = instruction_records(data(values), InstructionRows(split_by="position"))
     assert found.facts["questions_in_two_splits"] == 7
     assert len(found.records) == 107
     assert "own: 7 question(s) occur in more than one split" in caplog.text
     assert "\n  own:1, own:101\n  own:2, own:102\n" in caplog.text
-    found = instruction_records(data(values), OwnInstructions())
+    found = instruction_records(data(values), InstructionRows())
     assert found.facts["questions_in_two_splits"] == 0
 
 
-def test_repeated_records_are_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_records_are_kept_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     other_answer = {**ALPACA[2], "output": "Two"}
     values = [*ALPACA[:5], ALPACA[2], other_answer, dict(ALPACA[0])]
-    found = instruction_records(data(values), OwnInstructions())
+    found = instruction_records(data(values), InstructionRows())
     assert [record.output for record in found.records] == ["0", "1", "2", "3", "4", "2", "Two", "0"]
     assert found.facts["repeated_records"] == 2
     told = (
@@ -172,10 +167,10 @@ def test_repeated_records_are_kept_and_told(caplog: pytest.LogCaptureFixture) ->
     assert told in caplog.text
 
 
-def test_fields_that_are_not_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_that_are_not_read_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "gpt2"):
         records([*ALPACA[:3], {"instruction": "Say it.", "output": "it", "inptu": "\ud800"}])
-    assert "own: not read: 'inptu', 'text'" in caplog.text
+    assert "own: fields not used: 'inptu', 'text'" in caplog.text
 
 
 def test_fields_may_have_other_names() -> None:
@@ -202,14 +197,14 @@ BAD: list[object] = [
 ]
 
 
-def test_every_problem_is_told_with_its_place() -> None:
+def test_every_problem_is_reported_with_its_place() -> None:
     with pytest.raises(UserError) as caught:
         records(BAD)
     first, *problems = str(caught.value).splitlines()
     assert first == f"own: {len(problems) - 1} problem(s)"
     assert problems[0] == "  record 2: 'output' is empty"
     assert problems[1].startswith("  record 3: 'instruction': Input should be a valid string")
-    assert problems[1].endswith("coerce: true makes one of it")
+    assert problems[1].endswith("coerce: true converts it")
     assert problems[2] == "  record 4: 'instruction': Field required"
     assert problems[3].startswith("  record 5: 'instruction': ")
     assert "unicode" in problems[3]
@@ -225,8 +220,8 @@ def test_a_flood_of_problems_is_cut() -> None:
     assert str(caught.value).endswith("and 980 more")
 
 
-def test_bad_records_may_be_skipped_and_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    found = instruction_records(data(BAD), OwnInstructions(on_bad_record="skip"))
+def test_bad_records_may_be_skipped_and_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    found = instruction_records(data(BAD), InstructionRows(on_bad_record="skip"))
     assert [record.output for record in found.records] == ["0"]
     assert found.facts["skipped_records"] == 6
     assert caplog.records[0].levelno == logging.WARNING
@@ -234,7 +229,7 @@ def test_bad_records_may_be_skipped_and_are_told(caplog: pytest.LogCaptureFixtur
     assert "record 2: 'output' is empty" in caplog.text
     values: list[object] = ["One", {"text": " "}, {"text": "Two"}]
     raw = data(values)
-    assert len(list(documents(raw, OwnCorpus(on_bad_record="skip")))) == 2
+    assert len(list(documents(raw, CorpusRows(on_bad_record="skip")))) == 2
     assert raw.facts == {"skipped": 1}
 
 
@@ -242,15 +237,15 @@ def test_bad_records_may_be_skipped_and_are_told(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(("values", "message"), [([], "no records"), ([3, 4], "2 problem")])
 def test_nothing_is_never_enough(on_bad_record: str, values: list[object], message: str) -> None:
     with pytest.raises(UserError, match=f"own: {message}"):
-        list(documents(data(values), OwnCorpus(on_bad_record=on_bad_record)))
+        list(documents(data(values), CorpusRows(on_bad_record=on_bad_record)))
 
 
 def test_params_are_strict() -> None:
     values = {"limit": 0, "sampling": "some", "columns": {"question": "q"}, "test_fraction": 1.0}
     with pytest.raises(UserError) as caught:
-        parse(OwnInstructions, values, "instructions")
+        parse(InstructionRows, values, "instructions")
     message = str(caught.value)
     assert message.startswith("4 problems:")
     for key in values:
         assert f"instructions.{key}" in message
-    assert parse(OwnInstructions, json.loads("{}"), "instructions").seed == 123
+    assert parse(InstructionRows, json.loads("{}"), "instructions").seed == 123

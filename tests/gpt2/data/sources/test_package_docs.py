@@ -1,4 +1,4 @@
-"""What is read from packages: one made here, which no one could import, and numpy as it is."""
+"""Documentation of packages: one made here, which cannot be imported, and numpy."""
 
 import inspect
 import sys

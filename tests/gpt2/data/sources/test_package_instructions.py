@@ -1,4 +1,4 @@
-"""The records that real packages give, and the rule that keeps their splits apart."""
+"""Records from real packages, and the rule that separates their splits."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,6 +9,7 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
+from gpt2.data.records import InstructionRecord, normalised
 from gpt2.data.sources.package_docs import DocumentedObject, documented_objects
 from gpt2.data.sources.package_instructions import (
     LARGEST_DRAWN_GROUP,
@@ -18,7 +19,6 @@ from gpt2.data.sources.package_instructions import (
     summary,
     without_held_out,
 )
-from gpt2.data.sources.records import InstructionRecord, normalised
 
 PACKAGES = ["matplotlib", "numpy", "pandas", "scikit-learn"]
 PARAMS = PackageDocsInstructions(source="package_docs", packages=PACKAGES, seed=123)

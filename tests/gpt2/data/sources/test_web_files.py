@@ -1,4 +1,4 @@
-"""People's own data from a real server on this machine."""
+"""Data from a real server on this machine."""
 
 import gzip
 import hashlib
@@ -12,9 +12,9 @@ import pytest
 
 from gpt2.core.errors import UserError
 from gpt2.core.params import parse
+from gpt2.data.records import Document
 from gpt2.data.sources import own_data
-from gpt2.data.sources.records import Document
-from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions, read
+from gpt2.data.sources.web_files import UrlCorpus, UrlInstructions, load_rows
 from tests.file_server import serving
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": str(n)} for n in range(50)]
@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 
 @pytest.fixture
 def folder(place: tuple[Path, str], tmp_path: Path) -> Path:
-    """What this test alone serves."""
+    """A file that only this test serves."""
     folder = place[0] / tmp_path.name
     folder.mkdir()
     (folder / "play.txt").write_text(TEXT)
@@ -50,7 +50,7 @@ def server(place: tuple[Path, str], folder: Path) -> str:
 
 def documents(cache: Path, url: str, **keys: object) -> list[Document]:
     params = UrlCorpus(source="url", url=url, **keys)
-    return list(own_data.documents(read(params, cache), params))
+    return list(own_data.documents(load_rows(params, cache), params))
 
 
 @pytest.mark.parametrize("name", ["play.txt", "play.txt.gz", "play", "play.txt?download=true"])
@@ -63,14 +63,14 @@ def test_a_text_from_the_web(server: str, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["alpaca%20data.json", "alpaca.parquet"])
 def test_instructions_from_the_web(server: str, tmp_path: Path, name: str) -> None:
     params = UrlInstructions(source="url", url=f"{server}/{name}")
-    found = own_data.instruction_records(read(params, tmp_path / "cache"), params).records
+    found = own_data.instruction_records(load_rows(params, tmp_path / "cache"), params).records
     assert [record.output for record in found] == [row["output"] for row in ALPACA]
     assert found[4].name == f"{name.replace('%20', ' ')}:5"
 
 
 def test_the_facts_trace_the_file(server: str, tmp_path: Path) -> None:
     params = UrlCorpus(source="url", url=f"{server}/play.txt", lines="strip")
-    data = read(params, tmp_path / "cache")
+    data = load_rows(params, tmp_path / "cache")
     (document,) = own_data.documents(data, params)
     assert document.text == "To be,\nor not to be."
     raw = {"bytes": len(TEXT), "sha256": DIGEST}
@@ -106,13 +106,13 @@ def test_a_file_of_another_digest_is_not_kept(server: str, tmp_path: Path) -> No
     assert not (tmp_path / "cache" / ("0" * 64)).exists()
 
 
-def test_what_the_server_says_is_told(server: str, tmp_path: Path) -> None:
+def test_what_the_server_says_is_reported(server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="404") as caught:
         documents(tmp_path / "cache", f"{server}/gone.txt")
     assert str(caught.value).startswith(f"{server}/gone.txt: ")
 
 
-def test_bad_records_are_told_with_the_address(server: str, folder: Path, tmp_path: Path) -> None:
+def test_bad_records_are_listed_with_the_address(server: str, folder: Path, tmp_path: Path) -> None:
     (folder / "bad.jsonl").write_text('{"text": "ok"}\n{"txt": "?"}\n')
     with pytest.raises(UserError) as caught:
         documents(tmp_path / "cache", f"{server}/bad.jsonl")

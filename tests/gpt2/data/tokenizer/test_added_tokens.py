@@ -1,4 +1,4 @@
-"""Tokenizers that others added tokens to, or trained anew, against `transformers` itself."""
+"""Tokenizers with added tokens or another training, compared with `transformers`."""
 
 import json
 import random
@@ -78,7 +78,7 @@ def as_version_4(tokenizer: GPT2Tokenizer, directory: Path) -> None:
 
 
 def as_before(tokenizer: GPT2Tokenizer, directory: Path) -> None:
-    """``added_tokens.json`` and ``special_tokens_map.json``, which know no flags."""
+    """``added_tokens.json`` and ``special_tokens_map.json``, which have no flags."""
     _two_files(tokenizer, directory)
     config = json.loads((directory / "tokenizer_config.json").read_text())
     names = {key: config.pop(key) for key in [*config] if key in CHAT}
@@ -98,7 +98,7 @@ def _two_files(tokenizer: GPT2Tokenizer, directory: Path) -> None:
 
 
 def check(directory: Path, again: Path, samples: Sequence[str]) -> Tokenizer:
-    """Ours has their ids and texts, also after it was saved, and they have ours then."""
+    """Both tokenizers give the same ids and texts, also after `Tokenizer` has saved it."""
     theirs, ours = AutoTokenizer.from_pretrained(directory), Tokenizer.load(directory)
     again.mkdir()
     ours.save(again)
@@ -170,7 +170,7 @@ def test_a_tokenizer_trained_anew(base: Path, tmp_path: Path, chat: bool) -> Non
 
 
 def test_another_token_may_end_and_begin_a_text(base: Path, tmp_path: Path) -> None:
-    """As those have it that were trained with ``<s>``, ``<pad>`` and ``</s>``."""
+    """The files of a tokenizer that was trained with ``<s>``, ``<pad>`` and ``</s>``."""
     from tokenizers import Tokenizer as Trainee
     from tokenizers import decoders, models, pre_tokenizers, trainers
 

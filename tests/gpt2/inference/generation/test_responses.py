@@ -8,7 +8,7 @@ import torch
 from gpt2.core.device import Runtime
 from gpt2.core.errors import UserError
 from gpt2.data.instructions import prompt
-from gpt2.data.sources.records import InstructionRecord
+from gpt2.data.records import InstructionRecord
 from gpt2.inference.generation.responses import answer
 from gpt2.inference.generation.sampling import SamplingParams
 from tests.our_model import write_our_model

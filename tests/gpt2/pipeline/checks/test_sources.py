@@ -54,7 +54,7 @@ def test_unavailable_judges(tmp_path: Path, nobody: str) -> None:
     ollama = OllamaParams(backend="ollama", host=nobody)
     assert "Start it: ollama serve" in sources.judge(ollama, EVALUATION, tmp_path).remedy
     ollama = OllamaParams(backend="ollama", host="ftp://x")
-    assert "is no address" in sources.judge(ollama, EVALUATION, tmp_path).remedy
+    assert "is not an address" in sources.judge(ollama, EVALUATION, tmp_path).remedy
     for variable in (None, "NO_SUCH_KEY"):
         openai = OpenAIParams(backend="openai", model="m", base_url=nobody, api_key_env=variable)
         assert sources.judge(openai, EVALUATION, tmp_path).verdict == "problem"

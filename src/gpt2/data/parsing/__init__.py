@@ -1,0 +1,1 @@
+"""How a file of any format becomes rows."""
