@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from gpt2.data.instructions import choose_records as choose_for_training
-from gpt2.data.parsing.formats import Row
+from gpt2.data.parsing.rows import Row
 from gpt2.data.records import InstructionRecord, sample_records
 from gpt2.data.sources.own_data import draw
 from gpt2.data.sources.row_params import CorpusRows
