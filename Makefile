@@ -25,7 +25,7 @@ test: .venv/test ## check style and types, run the tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	. .venv/bin/activate && python -m pytest
+	. .venv/bin/activate && python -m pytest --numprocesses logical --dist loadgroup
 
 faults: .venv/test ## run the fault tests: killed processes, full disks, damaged files, bad input
 	. .venv/bin/activate && python -m pytest -m faults
