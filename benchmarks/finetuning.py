@@ -34,6 +34,7 @@ from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.training import trainer
 from gpt2.training.optim import make_optimizers
+from gpt2.training.params import TrainParams
 
 LR, BATCH, CONTEXT, SEED = 5e-5, 8, 1024, 123
 SIDES = ("ours", "tutorial")
@@ -119,7 +120,7 @@ def ours(
     validation: Sequence[Example],
 ) -> None:
     """Records end to end, bfloat16 where it is native, the chunked loss."""
-    params = trainer.TrainParams(lr=LR, batch_size=BATCH, grad_clip=None, beta2=0.999)
+    params = TrainParams(lr=LR, batch_size=BATCH, grad_clip=None, beta2=0.999)
     runtime = choose_runtime(DeviceParams(device="cpu"))
     model = GPT2(config)
     model.load_state_dict(weights)

@@ -42,6 +42,7 @@ from gpt2.training import trainer
 from gpt2.training.checkpoint import RunDirectory
 from gpt2.training.flops import timed
 from gpt2.training.optim import make_optimizers
+from gpt2.training.params import TrainParams
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.03}
 """Of logits, loss and gradients against the CPU's in float32: the difference's norm over theirs."""
@@ -186,7 +187,7 @@ def train(directory: Path, runtime: Runtime, wait_at: int | None) -> None:
         tokens = torch.randint(512, (8, 65), generator=torch.Generator().manual_seed(step))
         return [Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())]
 
-    params = trainer.TrainParams(
+    params = TrainParams(
         lr=1e-3,
         batch_size=8,
         device=runtime.device.type,  # type: ignore[arg-type]  # one of those that there are
@@ -245,7 +246,7 @@ def stepping(
     config: GPT2Config, runtime: Runtime, compiled: bool
 ) -> Callable[[Sequence[Example]], object]:
     """The trainer's step, of a model of its own."""
-    params = trainer.TrainParams(lr=5e-5, batch_size=1, compile=compiled)
+    params = TrainParams(lr=5e-5, batch_size=1, compile=compiled)
     model = GPT2(config).to(runtime.device).train()
     optimizers = make_optimizers(model, params, runtime.dtype)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)

@@ -31,6 +31,7 @@ from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from gpt2.training import flops, trainer
 from gpt2.training.optim import make_optimizers
+from gpt2.training.params import TrainParams
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Indispensable(TorchDispatchMode):
 def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> None:
     """The step of `gpt2.training.trainer`, with its defaults; compiled on a GPU only."""
     compiled = compiled and device == "cuda"
-    params = trainer.TrainParams(lr=6e-4, batch_size=shape.B, compile=compiled)
+    params = TrainParams(lr=6e-4, batch_size=shape.B, compile=compiled)
     runtime = choose_runtime(DeviceParams(device=device))  # type: ignore[arg-type]  # click checked
     model = GPT2(shape.config)
     model.load_state_dict(weights)
@@ -317,14 +318,14 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
             for row in itertools.cycle(tokens):
                 yield {"input_ids": row, "labels": row}
 
-    class Heard(transformers.Trainer):  # type: ignore[misc]  # has no types
+    class Heard(transformers.Trainer):
         def training_step(self, *arguments: Any, **named: Any) -> Tensor:
             loss: Tensor = super().training_step(*arguments, **named)
             # It divides by all labels, though the first of a row is never a target.
             losses.append(float(loss) * (shape.T + 1) / shape.T)
             return loss
 
-    class InTurns(transformers.TrainerCallback):  # type: ignore[misc]  # has no types
+    class InTurns(transformers.TrainerCallback):
         def on_step_begin(self, *arguments: Any, **named: Any) -> None:
             if len(losses) % shape.steps == 0 and not turns.wait():
                 raise SystemExit
