@@ -103,7 +103,11 @@ def repro(pipeline: "Pipeline", empty: "Repository", rounds: int) -> Row:
         "runs",
         timings,
         checks=["dvc repro finds all stages up to date, dvc status finds none"],
-        figures=_more(*timings.values(), f"seconds more than dvc status, goal at most {GOAL}"),
+        figures=_more(
+            timings["dvc repro"],
+            timings["dvc status"],
+            f"seconds more than dvc status, goal at most {GOAL}",
+        ),
     )
 
 

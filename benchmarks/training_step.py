@@ -317,14 +317,14 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
             for row in itertools.cycle(tokens):
                 yield {"input_ids": row, "labels": row}
 
-    class Heard(transformers.Trainer):  # type: ignore[misc]  # has no types
+    class Heard(transformers.Trainer):
         def training_step(self, *arguments: Any, **named: Any) -> Tensor:
             loss: Tensor = super().training_step(*arguments, **named)
             # It divides by all labels, though the first of a row is never a target.
             losses.append(float(loss) * (shape.T + 1) / shape.T)
             return loss
 
-    class InTurns(transformers.TrainerCallback):  # type: ignore[misc]  # has no types
+    class InTurns(transformers.TrainerCallback):
         def on_step_begin(self, *arguments: Any, **named: Any) -> None:
             if len(losses) % shape.steps == 0 and not turns.wait():
                 raise SystemExit
