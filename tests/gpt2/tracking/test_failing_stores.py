@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gpt2.core.locks import locked
-from gpt2.tracking.tracker import track
 from gpt2.tracking import tracker as tracking
+from gpt2.tracking.tracker import track
 from tests.gpt2.tracking.runs import STAGE, assert_training_survives, environment
 
 

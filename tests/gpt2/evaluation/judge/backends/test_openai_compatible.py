@@ -179,7 +179,7 @@ def test_the_request_holds_the_sampling_and_the_response_only_inside_its_fence(t
             }
 
 
-@pytest.mark.parametrize("name", INJECTIONS.keys() - {"long"})
+@pytest.mark.parametrize("name", sorted(INJECTIONS.keys() - {"long"}))
 def test_a_model_under_attack_still_replies_with_a_score(address, judge, name):
     prompt = attack(INJECTIONS[name])
     assert control_tokens(address, prompt) == []
