@@ -10,23 +10,14 @@ from pathlib import Path
 import pytest
 
 from scripts.deps import LEFT_OUT, LEFT_OUT_OF, ROOT, decisive, imports, is_in
+from scripts.house import FLOORS, PAGE, needed_arrows, rooms_imported, with_picture
+from scripts.house import STAGES as TOP
 from tests import yaml12
 
 GPT2 = ROOT / "src" / "gpt2"
 STAGES = ROOT / "stages"
 SOURCES = sorted([*GPT2.rglob("*.py"), *STAGES.rglob("*.py")])
 
-# A module imports from its own room and from rooms on lower floors.
-FLOORS = (
-    {"core"},
-    {"data", "tracking"},
-    {"model"},
-    {"inference"},
-    {"training", "evaluation"},
-    {"report"},
-    {"pipeline"},
-    {"cli"},
-)
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
 
 MOST_LINES = {"src": 350, "stages": 100}
@@ -73,6 +64,24 @@ def test_imports_go_down(file: Path) -> None:
     wrong = {other for other in rooms(file) - {room} if FLOOR.get(other, 9) >= FLOOR[room]}
     assert not wrong, f"{room} (floor {FLOOR[room]}) must not import {wrong}"
     assert "stages" not in packages(file)
+
+
+def test_the_rooms_import_as_their_floors_allow() -> None:
+    folders = {path.name for path in GPT2.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == FLOOR.keys()
+    for room in folders:
+        assert all(FLOOR[other] < FLOOR[room] for other in rooms_imported(room)), room
+    assert rooms_imported(TOP) <= folders
+
+
+def test_the_picture_of_the_rooms_is_true() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_picture(page) == page, "run: python -m scripts.house"
+
+
+def test_an_arrow_that_follows_from_others_is_not_drawn() -> None:
+    imported = {"c": {"a", "b"}, "b": {"a"}, "a": set[str]()}
+    assert needed_arrows(imported) == [("c", "b"), ("b", "a")]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=relative)
