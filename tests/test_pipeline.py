@@ -1,5 +1,6 @@
 """The whole pipeline on the smoke profile, by real `dvc repro`, with a tiny judge of our own."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,47 @@ def test_mlflow_has_one_parent_with_a_run_for_each_stage(pipeline):
     assert [point.step for point in curve] == [*range(0, 30, 2), 29]
     names = {artifact.path for artifact in client.list_artifacts(pretrain.info.run_id)}
     assert {"curves.png", "samples"} <= names
+
+
+CODE = {
+    "src/gpt2/cli/main.py": [],
+    "src/gpt2/core/device.py": [
+        *("pretrain", "download-gpt2-weights", "finetune", "generate-responses"),
+    ],
+    "src/gpt2/core/progress.py": [],
+    "src/gpt2/data/sources/package_docs.py": ["own-files", "download", "generate-responses"],
+    "src/gpt2/data/tokenizer/bpe.py": [
+        *("download", "tokenize", "pretrain", "download-gpt2-weights", "finetune"),
+        "generate-responses",
+    ],
+    "src/gpt2/evaluation/judge/runner.py": ["llama3-eval", "report"],
+    "src/gpt2/evaluation/text_metrics.py": ["generate-responses", "report"],
+    "src/gpt2/inference/serving.py": [],
+    "src/gpt2/model/gpt2.py": [
+        *("pretrain", "download-gpt2-weights", "finetune", "generate-responses"),
+    ],
+    "src/gpt2/pipeline/plan.py": [],
+    "src/gpt2/report/page.py": ["report"],
+    "src/gpt2/tracking/store.py": [],
+    "src/gpt2/training/optim.py": ["pretrain", "finetune"],
+    "stages/tokenize.py": ["tokenize"],
+}
+"""A file of each room, and the stages whose outputs it decides."""
+
+
+def stale(pipeline: Pipeline) -> list[str]:
+    return sorted(json.loads(pipeline.call("dvc", "status", "--json")))
+
+
+def test_an_edit_makes_stale_what_it_can_change_and_nothing_else(pipeline):
+    assert stale(pipeline) == []
+    for name, stages in CODE.items():
+        path = pipeline.directory / name
+        before = path.read_bytes()
+        path.write_bytes(before + b"# edited\n")
+        assert stale(pipeline) == sorted(stages), name
+        path.write_bytes(before)
+    assert stale(pipeline) == []
 
 
 def test_nothing_runs_twice(pipeline):
