@@ -14,7 +14,9 @@ from tests.pipeline import STAGES, Pipeline, started
 
 COMPUTING = (
     "gpt2/core/test_device.py",
-    "gpt2/inference/test_generation.py",
+    "gpt2/inference/generation/test_decoder.py",
+    "gpt2/inference/generation/test_loop.py",
+    "gpt2/inference/generation/test_packed_linear.py",
     "gpt2/model/test_attention.py",
     "gpt2/model/test_loss.py",
     "gpt2/training/test_optim.py",
