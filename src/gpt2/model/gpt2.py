@@ -135,11 +135,11 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
-        self.gelu = config.gelu
         self.c_fc = nn.Linear(config.n_embd, config.mlp_width)
+        self.activation = nn.GELU(approximate=config.gelu)
         self.c_proj = nn.Linear(config.mlp_width, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.resid_dropout(self.c_proj(F.gelu(self.c_fc(x), approximate=self.gelu)))
+        out: Tensor = self.resid_dropout(self.c_proj(self.activation(self.c_fc(x))))
         return out

@@ -42,7 +42,10 @@ class Decoder:
                 self.model.set_submodule(f"{name}.c_attn", packed(module.c_attn))
                 self.model.set_submodule(f"{name}.c_proj", packed(module.c_proj))
             elif isinstance(module, MLP):
-                mlp = nn.Sequential(packed(module.c_fc, module.gelu), packed(module.c_proj))
+                gelu = module.activation if isinstance(module.activation, nn.GELU) else None
+                first = packed(module.c_fc, gelu.approximate if gelu else None)
+                others = [] if gelu else [module.activation]  # fused, or by itself
+                mlp = nn.Sequential(first, *others, packed(module.c_proj))
                 self.model.set_submodule(name, mlp)
         self.output = PackedLinear(model.output_weight, None, runtime)
 
@@ -57,13 +60,13 @@ class Decoder:
         on_gpu = self.runtime.device.type == "cuda"
         return CapturedStep(self, rows, slots) if on_gpu else Step(self, rows, slots)
 
-    def features(self, ids: Tensor, past: CacheView) -> Tensor:
+    def features(self, ids: Tensor, cache: CacheView) -> Tensor:
         """``(B, T)`` ids to ``(B, T, C)`` features, as `GPT2.features`."""
-        return self.model.features(ids.to(self.runtime.device), past)
+        return self.model.features(ids.to(self.runtime.device), cache)
 
-    def next_logits(self, ids: Tensor, past: CacheView) -> Tensor:
+    def next_logits(self, ids: Tensor, cache: CacheView) -> Tensor:
         """``(B, 1)`` ids to the ``(B, V)`` logits of the next token."""
-        out: Tensor = self.output(self.features(ids, past)[:, 0])
+        out: Tensor = self.output(self.features(ids, cache)[:, 0])
         return out
 
 
@@ -75,8 +78,8 @@ class Step:
 
     def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         """``(B, V)`` logits for the first B rows, whose newest tokens are at ``positions``."""
-        past = CacheView(self.cache, torch.tensor(positions)[:, None])
-        return self._decoder.next_logits(torch.tensor(tokens)[:, None], past)
+        view = CacheView(self.cache, torch.tensor(positions)[:, None])
+        return self._decoder.next_logits(torch.tensor(tokens)[:, None], view)
 
 
 class CapturedStep:
@@ -107,8 +110,8 @@ class CapturedStep:
         return self._graphs[used]()[: len(tokens)]
 
     def _logits(self, used: int) -> Tensor:
-        past = CacheView(self.cache, self._positions, used=used)
-        return self._decoder.next_logits(self._tokens, past)
+        view = CacheView(self.cache, self._positions, used=used)
+        return self._decoder.next_logits(self._tokens, view)
 
 
 def _captured(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:

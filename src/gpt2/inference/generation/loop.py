@@ -186,8 +186,8 @@ def _prefill(
         # Padding is on the right. Attention is causal, so no token sees it, and the real tokens at
         # these positions overwrite its slots before anything reads them.
         ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
-        past = CacheView(cache, torch.arange(longest).expand(len(texts), -1), first_row)
-        decoder.features(ids, past)
+        view = CacheView(cache, torch.arange(longest).expand(len(texts), -1), first_row)
+        decoder.features(ids, view)
 
 
 def _seed(sampling: SamplingParams, index: int) -> int:

@@ -1,5 +1,7 @@
 """The decoder compared with the model: logits, shared parameters, no synchronisation."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +40,19 @@ def test_a_decoder_computes_what_the_model_does(model, runtime):
     found = decoder.next_logits(ids[:, 19:], last).float()
     rounding = 1e-5 if runtime is RUNTIME else 0.03
     assert (found - expected).abs().max() <= rounding * expected.abs().max()
+
+
+def test_another_activation_needs_no_change_of_the_decoder(model):
+    other = deepcopy(model).eval()
+    for block in other.h:
+        block.mlp.activation = torch.nn.Tanh()
+    ids = torch.tensor([[5, 9, 2]])
+    decoder = Decoder(other, RUNTIME)
+    view = CacheView(decoder.cache(1, 3), torch.arange(3)[None])
+    found = decoder.features(ids, view)
+    with torch.no_grad():
+        torch.testing.assert_close(found, other.features(ids), rtol=1e-4, atol=1e-4)
+        assert (found - model.eval().features(ids)).abs().max() > 0.1
 
 
 def test_a_decoder_shares_other_parameters_and_leaves_the_model_unchanged(model):
