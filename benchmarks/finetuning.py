@@ -166,7 +166,7 @@ def tutorial(
             (batch,) = batches(next(steps))
             optimizer.zero_grad()
             loss = loss_of(batch) / (batch.targets != IGNORE_INDEX).sum()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
 
     @torch.no_grad()

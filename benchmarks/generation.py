@@ -56,7 +56,7 @@ def main(quick: bool, rounds: int, batch_size: int) -> None:
     model = GPT2(config).eval()
     checks = agreement(model, new)
     rows = [against_tutorial(model, runtime, new, batch_size, rounds)]
-    exact = peer_of(model).to(runtime.dtype)
+    exact = peer_of(model, runtime)
     rows += [against_peer(model, exact, runtime, B, new, rounds) for B in (1, 16, 64)]
     rows = [Row(**{**vars(row), "checks": [*row.checks, *checks]}) for row in rows]
     record("generation", rows, quick=quick)
@@ -129,7 +129,7 @@ def agreement(model: GPT2, new: int) -> list[str]:
     """
     texts = prompts(FEW, model.config)
     found = generate(model, texts, SamplingParams(max_new_tokens=new), NEVER, FLOAT32)
-    if found != peers(peer_of(model), texts, new):
+    if found != peers(peer_of(model, FLOAT32), texts, new):
         raise ValueError("Hugging Face's greedy tokens differ from ours in float32")
     if [ids[:3] for ids in found] != [tutorials(model, ids, 3) for ids in texts]:
         raise ValueError("the tutorial's loop wrote other tokens than ours in float32")
@@ -164,13 +164,13 @@ def tutorials(model: GPT2, prompt: Sequence[int], new: int) -> list[int]:
     return ids[0, len(prompt) :].tolist()
 
 
-def peer_of(model: GPT2) -> "GPT2LMHeadModel":
-    """Hugging Face's GPT-2 with the model's weights."""
+def peer_of(model: GPT2, runtime: Runtime) -> "GPT2LMHeadModel":
+    """Hugging Face's GPT-2 with the model's weights, for the runtime's device and dtype."""
     from transformers import GPT2Config as PeerConfig
     from transformers import GPT2LMHeadModel
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers' own
     c = model.config
     peer = GPT2LMHeadModel(
         PeerConfig(
@@ -185,7 +185,9 @@ def peer_of(model: GPT2) -> "GPT2LMHeadModel":
     )
     peer.transformer.load_state_dict(to_openai(model.state_dict()))
     peer.tie_weights()
-    return peer.eval()
+    torch.nn.Module.to(peer, runtime.device, runtime.dtype)
+    torch.nn.Module.eval(peer)
+    return peer
 
 
 def peers(peer: "GPT2LMHeadModel", texts: Ids, new: int) -> Ids:
@@ -194,10 +196,11 @@ def peers(peer: "GPT2LMHeadModel", texts: Ids, new: int) -> Ids:
     ids = torch.tensor([[0] * (longest - len(text)) + text for text in texts])
     mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
     ids, mask = ids.to(peer.device), mask.to(peer.device)
-    out = peer.generate(
+    out: torch.Tensor = peer.generate(  # type: ignore[misc]  # its mixin types itself otherwise
         ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
     )
-    return out[:, longest:].tolist()
+    new_ids: Ids = out[:, longest:].tolist()
+    return new_ids
 
 
 def floors(

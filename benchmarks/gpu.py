@@ -289,7 +289,7 @@ def writing(config: GPT2Config, runtime: Runtime, B: int, new: int, rounds: int)
     }
     name = f"Hugging Face, {dtype_name(runtime.dtype)}"
     if hugging_face_is_here():
-        peer = generation.peer_of(model).to(runtime.device, runtime.dtype)
+        peer = generation.peer_of(model, runtime)
         sides[name] = lambda: generation.peers(peer, texts, new)
     model.to(runtime.device)
     timings = take_turns(sides, rounds)

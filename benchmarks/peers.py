@@ -30,11 +30,11 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
-        heads = (
+        q, k, v = (
             t.view(B, T, self.n_head, -1).transpose(1, 2)
             for t in self.qkv(self.norm_1(x)).split(C, dim=2)
         )
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(B, T, C))
         added: Tensor = x + self.down(F.gelu(self.up(self.norm_2(x))))
         return added
@@ -88,7 +88,7 @@ def training(
     def step(inputs: Tensor, targets: Tensor) -> float:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast):
             loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -142,7 +142,7 @@ def begin(name: str, started: float, directory: Path, module: str, *arguments: s
     if name in WITH_MODEL:
         from torch.nn import functional
 
-        functional.embedding = begun
+        functional.embedding = begun  # type: ignore[assignment]  # whatever its arguments
     else:
         sys.addaudithook(watch)
     command(arguments, standalone_mode=False)

@@ -144,7 +144,7 @@ def ours(place: Path) -> Callable[[], int]:
 
 def nanogpt(place: Path) -> Callable[[], int]:
     """The recipe as a function that returns the number of tokens in its files."""
-    import datasets
+    import datasets  # type: ignore[import-untyped]  # it has no types
 
     datasets.disable_progress_bars()
     tokenizer = Tokenizer.load(place / "raw")

@@ -6,7 +6,7 @@ GPU, where `benchmarks.gpu` asks for it, all compute in bfloat16, and are compil
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -200,7 +200,7 @@ def sides_on(device: str) -> list[str]:
 Weights = dict[str, Tensor]
 
 
-class Indispensable(TorchDispatchMode):
+class Indispensable(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Counts the seconds of what no step can be without on a CPU, forward and backward: matrix
     products, and beside them what computes each value but once, by PyTorch's own kernels."""
 
@@ -215,7 +215,7 @@ class Indispensable(TorchDispatchMode):
     )
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.products = self.others = 0.0
 
     def __torch_dispatch__(
@@ -265,7 +265,11 @@ def ours(shape: Shape, device: str, weights: Weights, compiled: bool = True) -> 
             found |= {"products": kernels.products, "others": kernels.others}
         return found
 
-    serve(lambda: [step() for _ in range(shape.steps)], result)
+    def steps() -> None:
+        for _ in range(shape.steps):
+            step()
+
+    serve(steps, result)
 
 
 def nanogpt(shape: Shape, device: str, weights: Weights) -> None:
@@ -275,7 +279,9 @@ def nanogpt(shape: Shape, device: str, weights: Weights) -> None:
     model = GPT(shape.V + unused, shape.T, shape.n_layer, shape.n_head, shape.n_embd)
     model.take({**weights, "wte.weight": F.pad(weights["wte.weight"], (0, 0, 0, unused))})
     model = model.to(device).train()
-    step = training(torch.compile(model) if gpu else model, autocast=gpu, fused=gpu)
+    if gpu:
+        model.compile()
+    step = training(model, autocast=gpu, fused=gpu)
     inputs, targets = shape.batch(device)
     losses: list[float] = []
 
@@ -349,7 +355,7 @@ def hugging_face(shape: Shape, device: str, weights: Weights) -> None:
         Heard(model, arguments, train_dataset=Rows(), callbacks=[InTurns()]).train()
 
 
-SIDE = {
+SIDE: dict[str, Callable[[Shape, str, Weights], None]] = {
     "ours": ours,
     "ours, eager": partial(ours, compiled=False),
     "nanoGPT": nanogpt,

@@ -111,7 +111,7 @@ def training_step(windows: TrainingWindows) -> Callable[[], None]:
         with runtime.autocast():
             features = model.features(inputs).flatten(0, 1)
             loss = linear_cross_entropy(features, model.wte.weight, targets.flatten())
-        (loss / targets.numel()).backward()
+        torch.autograd.backward(loss / targets.numel())
         optimizer.step()
         optimizer.zero_grad()
 

@@ -109,7 +109,9 @@ def _value(value: object) -> bytes:
         case [float(), *_]:
             return struct.pack(f"<IIQ{len(value)}f", 9, 6, len(value), *value)
         case [str(), *_]:
-            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
+            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(
+                _string(str(item)) for item in value
+            )
     raise TypeError(f"no GGUF type for {value!r}")
 
 
