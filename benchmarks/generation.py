@@ -196,7 +196,7 @@ def peers(peer: "GPT2LMHeadModel", texts: Ids, new: int) -> Ids:
     ids = torch.tensor([[0] * (longest - len(text)) + text for text in texts])
     mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts])
     ids, mask = ids.to(peer.device), mask.to(peer.device)
-    out: torch.Tensor = peer.generate(  # type: ignore[misc]  # its mixin types itself otherwise
+    out: torch.Tensor = peer.generate(  # type: ignore[misc, assignment]  # no tensor to mypy
         ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
     )
     new_ids: Ids = out[:, longest:].tolist()
