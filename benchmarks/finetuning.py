@@ -120,7 +120,7 @@ def ours(
     train: Sequence[Example],
     validation: Sequence[Example],
 ) -> None:
-    """Records end to end, bfloat16 where it is native, the chunked loss."""
+    """Packed records, bfloat16 where it is native, the chunked loss."""
     params = TrainParams(lr=LR, batch_size=BATCH, grad_clip=None, beta2=0.999)
     runtime = choose_runtime(DeviceParams(device="cpu"))
     model = GPT2(config)

@@ -49,7 +49,7 @@ Ids = list[list[int]]
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--batch-size", default=50, show_default=True, help="Ours, with 100 prompts.")
 def main(quick: bool, rounds: int, batch_size: int) -> None:
-    """Print tokens a second of each side, and record them as ``generation``."""
+    """Print tokens/s of each side, and record them as ``generation``."""
     runtime = choose_runtime(DeviceParams(device="cpu"))
     torch.manual_seed(1)
     config, new = (TINY, 8) if quick else (GPT2_124M, 35)
@@ -230,7 +230,7 @@ def floors(
 
 
 def measured_bandwidth(bytes_read: int = 1 << 29) -> float:
-    """Bytes a second at which a large block of memory is read."""
+    """Bytes per second at which a large block of memory is read."""
     block = torch.ones(bytes_read // 4)
 
     def seconds(action: Callable[[], object]) -> float:

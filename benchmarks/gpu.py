@@ -81,7 +81,7 @@ def main(
         return
     started, checks, rows = time.perf_counter(), list[Check](), list[Row]()
     if not hugging_face_is_here():
-        print("Hugging Face is left out: transformers or accelerate is not installed")
+        print("Hugging Face is skipped: transformers or accelerate is not installed")
     config, rounds = (generation.TINY, 1) if quick else (generation.GPT2_124M, 5)
     for part in parts or PARTS:
         print(f"\n== {part}, after {time.perf_counter() - started:.0f} s", flush=True)
@@ -118,7 +118,7 @@ def parity(config: GPT2Config, runtime: Runtime) -> list[Check]:
     texts = [Example(ids[0, :n].tolist(), 1) for n in (200, 4, 65, 130, 2, 101)]
     batches = {
         "rows of 256": Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()),
-        "texts end to end": collate(texts, loss_on="all"),
+        "packed sequences": collate(texts, loss_on="all"),
     }
     checks = []
     for name, batch in batches.items():

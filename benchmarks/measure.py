@@ -75,7 +75,7 @@ class Row:
         return next(iter(self.sides))
 
     def rate(self, side: str) -> tuple[float, float, float]:
-        """Median, lowest and highest of ``unit`` a second."""
+        """Median, lowest and highest ``unit`` per second."""
         seconds = self.sides[side].clock
         return tuple(
             self.amount / s for s in (statistics.median(seconds), max(seconds), min(seconds))

@@ -43,7 +43,7 @@ class Side:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
-            if line.startswith('{"clock"'):  # what libraries print is none of ours
+            if line.startswith('{"clock"'):  # what libraries print is not our message
                 found = json.loads(line)
                 self.results.append(found["result"])
                 self.samples.append(Sample(found["clock"], found["processor"]))

@@ -59,7 +59,7 @@ STAGE = (
 @click.option("--side", hidden=True)
 @click.option("--place", type=click.Path(path_type=Path), hidden=True)
 def main(sizes: str, largest_peer: int, quick: bool, side: str | None, place: Path | None) -> None:
-    """Compare megabytes of text a second, at several sizes of the corpus."""
+    """Compare megabytes of text per second, at several sizes of the corpus."""
     if place and side == "growth":
         print(json.dumps({"growth": memory_growth(lambda: our_tokens(place))}))
         return

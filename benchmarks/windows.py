@@ -34,7 +34,7 @@ B = 8
 @click.option("--tokens", default=50_000_000, show_default=True)
 @click.option("--quick", is_flag=True, help="A million tokens.")
 def main(tokens: int, quick: bool) -> None:
-    """Compare tokens a second, and with the time of a small model's training step."""
+    """Compare tokens/s, and with the time of a small model's training step."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         write(place, 1_000_000 if quick else tokens)

@@ -1,7 +1,7 @@
 """Which of our files decide the outputs of a stage: its code among the ``deps`` in dvc.yaml.
 
 DVC follows no imports. ``python -m scripts.deps`` prints, for every stage, the files that it runs,
-without those of `LEFT_OUT`.
+without those in `EXCLUDED`.
 """
 
 import ast
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"gpt2": ROOT / "src" / "gpt2", "stages": ROOT / "stages"}
 
 GPT2 = "src/gpt2"
-LEFT_OUT = {
+EXCLUDED = {
     f"{GPT2}/__init__.py": "how threads wait for each other",
     "stages/__init__.py": "where the code is",
     f"{GPT2}/core/errors.py": "messages",
@@ -32,9 +32,10 @@ LEFT_OUT = {
     f"{GPT2}/pipeline/stage.py": "lock, messages and signals; what is written comes from the stage",
     f"{GPT2}/tracking": "what MLflow is shown",
 }
-"""Files and folders that cannot change an output, of any stage, and why. Nor is followed what they
-import."""
-LEFT_OUT_OF = {
+"""Files and folders that cannot change an output of any stage, and why. What they import is not
+followed either.
+"""
+EXCLUDED_FROM = {
     "download": {
         f"{GPT2}/evaluation/judge/backends": "no judge is asked",
         f"{GPT2}/evaluation/judge/protocol.py": "no judge is asked",
@@ -91,11 +92,11 @@ def files_of(name: str) -> set[Path]:
 
 
 def decisive(stage: Path) -> list[str]:
-    """A stage's file and all that it imports of ours, directly or not, without what is left out.
+    """A stage's file and all of our files that it imports, directly or not, without the excluded ones.
 
     The paths are relative to the repository.
     """
-    left_out = {*LEFT_OUT, *LEFT_OUT_OF.get(stage.stem, {})}
+    left_out = {*EXCLUDED, *EXCLUDED_FROM.get(stage.stem, {})}
     found: set[Path] = set()
     waiting = {stage}
     while waiting:

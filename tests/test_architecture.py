@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.deps import LEFT_OUT, LEFT_OUT_OF, ROOT, decisive, imports, is_in
+from scripts.deps import EXCLUDED, EXCLUDED_FROM, ROOT, decisive, imports, is_in
 from scripts.house import FLOORS, PAGE, needed_arrows, rooms_imported, with_picture
 from scripts.house import STAGES as TOP
 from tests import yaml12
@@ -164,12 +164,12 @@ def test_dvc_yaml_names_the_code_that_decides_each_stage() -> None:
         assert not idle, f"dvc.yaml: {stage.stem} does not run {idle}"
 
 
-def test_what_is_left_out_is_there_and_has_no_other_way_in() -> None:
+def test_what_is_excluded_exists_and_is_no_dependency() -> None:
     named = {dep for _, deps in stages_in_dvc_yaml() for dep in deps}
-    assert not named & LEFT_OUT.keys()
-    for place in (*LEFT_OUT, *(place for places in LEFT_OUT_OF.values() for place in places)):
+    assert not named & EXCLUDED.keys()
+    for place in (*EXCLUDED, *(place for places in EXCLUDED_FROM.values() for place in places)):
         assert (ROOT / place).exists(), f"scripts/deps.py: {place}"
-    for stage, places in LEFT_OUT_OF.items():
+    for stage, places in EXCLUDED_FROM.items():
         [deps] = [deps for file, deps in stages_in_dvc_yaml() if file.stem == stage]
         assert not set(deps) & places.keys()
 

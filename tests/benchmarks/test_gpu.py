@@ -64,8 +64,8 @@ def test_all_of_it_runs_with_these_packages_alone(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "Hugging Face is left out" in done.stdout
+    assert "Hugging Face is skipped" in done.stdout
     assert "weights off by 0.0" in done.stdout
-    for batch in ("rows of 256", "texts end to end"):
+    for batch in ("rows of 256", "packed sequences"):
         assert f"checked: {batch}, float32, off the CPU's float32 by: logits 0.0" in done.stdout
     assert "3 prompts side by side, 4 new tokens each" in done.stdout
