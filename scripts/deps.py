@@ -33,8 +33,7 @@ EXCLUDED = {
     f"{GPT2}/tracking": "what MLflow is shown",
 }
 """Files and folders that cannot change an output of any stage, and why. What they import is not
-followed either.
-"""
+followed either."""
 EXCLUDED_FROM = {
     "download": {
         f"{GPT2}/evaluation/judge/backends": "no judge is asked",
@@ -92,7 +91,7 @@ def files_of(name: str) -> set[Path]:
 
 
 def decisive(stage: Path) -> list[str]:
-    """A stage's file and all of our files that it imports, directly or not, without the excluded ones.
+    """A stage's file and all of our files that it imports, directly or not, without excluded ones.
 
     The paths are relative to the repository.
     """
