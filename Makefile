@@ -28,7 +28,7 @@ test: .venv/test ## check style and types, run the tests
 	. .venv/bin/activate && python -m pytest --numprocesses logical --dist loadgroup
 
 faults: .venv/test ## run the fault tests: killed processes, full disks, damaged files, bad input
-	. .venv/bin/activate && python -m pytest -m faults
+	. .venv/bin/activate && python -m pytest -m faults --numprocesses logical --dist loadgroup
 
 bench: .venv/test ## run the benchmarks against other libraries, about 45 minutes (docs/performance.md; ISA=avx2 imitates an older CPU)
 	@. .venv/bin/activate && dvc repro tokenize && python -m benchmarks $(ISA:%=--isa=%)
