@@ -21,7 +21,6 @@ EXCLUDED = {
     f"{GPT2}/core/errors.py": "messages",
     f"{GPT2}/core/interrupts.py": "when a signal takes effect",
     f"{GPT2}/core/locks.py": "who has to wait",
-    f"{GPT2}/core/model_files.py": "names of files",
     f"{GPT2}/core/params.py": "checks of parameters, which are dependencies themselves",
     f"{GPT2}/core/processor.py": "how busy the machine is",
     f"{GPT2}/core/progress.py": "messages",
@@ -46,9 +45,13 @@ EXCLUDED_FROM = {
         f"{GPT2}/data/fetching/wheels.py": "fetches what a digest names",
     },
     "finetune": {f"{GPT2}/inference": "sample texts, for MLflow alone"},
-    "generate_responses": {f"{GPT2}/data/batch.py": "no batch is made"},
+    "generate_responses": {
+        f"{GPT2}/core/model_files.py": "names of files that are read",
+        f"{GPT2}/data/batch.py": "no batch is made",
+    },
     "llama3_eval": {f"{GPT2}/data/fetching/checks.py": "refuses parameters"},
     "own_files": {
+        f"{GPT2}/core/model_files.py": "names of files that are read",
         f"{GPT2}/data/fetching": "nothing is downloaded",
         f"{GPT2}/data/records.py": "no record is made",
         f"{GPT2}/data/tokenizer": "no text is read",

@@ -1,9 +1,7 @@
 """The rooms of `src/gpt2/` on their floors, and the picture of them in CONTRIBUTING.md.
 
-``python -m scripts.house`` draws the picture anew.
+``python -m scripts.house`` redraws the picture.
 """
-
-from pathlib import Path
 
 from scripts.deps import ROOT, imports
 
@@ -61,9 +59,9 @@ def with_picture(text: str) -> str:
     return before + BEGIN + picture() + END + after
 
 
-def main(page: Path = PAGE) -> None:
-    """Draw the picture anew."""
-    page.write_text(with_picture(page.read_text(encoding="utf-8")), encoding="utf-8")
+def main() -> None:
+    """Redraw the picture."""
+    PAGE.write_text(with_picture(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def verify(directory: Path, size: str) -> dict[str, Any]:
         UserError: it is not a GPT-2, not of this size, or its tokenizer does not fit.
     """
     model = weights.load(directory, foreign=True)
-    parameters = count_parameters(model)
+    parameters = weights.count_parameters(model)
     check_size(model, parameters, size)
     tokenizer = weights.load_tokenizer(directory, model)
     weights.check_vocabulary(tokenizer, model, "gpt2_weights")
@@ -68,11 +68,6 @@ def check_size(model: GPT2, parameters: int, size: str) -> None:
             f"gpt2_weights.size: the checkpoint is not GPT-2 {size}: {', '.join(problems)}. "
             "Set its size, or any"
         )
-
-
-def count_parameters(model: GPT2) -> int:
-    """Number of parameters; tied weights count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def exact_continuation(model: GPT2, tokenizer: Tokenizer, text: str) -> str:

@@ -207,6 +207,11 @@ def load_tokenizer(directory: Path, model: GPT2) -> Tokenizer:
     return tokenizer
 
 
+def count_parameters(model: GPT2) -> int:
+    """Number of parameters; tied weights count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def check_vocabulary(tokenizer: Tokenizer, model: GPT2, where: str) -> None:
     """Check that tokenizer and model have the same vocabulary, except for padding of the model's.
 

@@ -145,7 +145,7 @@ def metrics(model: GPT2, history: History, validation: Tokens, epochs: float) ->
         "val_loss": result.loss,
         "perplexity": result.perplexity,
         "bits_per_byte": result.bits_per_byte(validation.text_bytes),
-        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "parameters": weights.count_parameters(model),
         "epochs": epochs,
         "train_tokens": history.tokens,
     }

@@ -7,7 +7,8 @@ import torch
 
 from gpt2.core.errors import UserError
 from gpt2.data.fetching.hub import RELEASES
-from gpt2.inference.verification import PROMPT, check_size, count_parameters, verify
+from gpt2.inference.verification import PROMPT, check_size, verify
+from gpt2.model import weights
 from gpt2.model.config import GPT2Config
 from gpt2.model.gpt2 import GPT2
 from tests.hugging_face import write_checkpoint
@@ -30,7 +31,7 @@ def test_each_release_has_its_own_shape(size: str) -> None:
     shape = {key: getattr(release, key) for key in ("n_layer", "n_head", "n_embd")}
     with torch.device("meta"):
         model = GPT2(GPT2Config(vocab_size=50257, context_length=1024, **shape))
-    parameters = count_parameters(model)
+    parameters = weights.count_parameters(model)
     check_size(model, parameters, size)
     for other in RELEASES.keys() - {size}:
         with pytest.raises(UserError, match=f"not GPT-2 {other}"):

@@ -18,7 +18,7 @@ from gpt2.data.fetching import gpt2_tokenizer
 from gpt2.data.tokenizer.bpe import Tokenizer
 from gpt2.inference.importing import llmc, nanogpt
 from gpt2.inference.importing.checkpoint import Checkpoint, plain_logits
-from gpt2.inference.verification import PROMPT, count_parameters, exact_continuation
+from gpt2.inference.verification import PROMPT, exact_continuation
 from gpt2.model import weights
 from gpt2.model.openai_tensors import HEAD
 
@@ -154,4 +154,4 @@ def _verify(checkpoint: Checkpoint, directory: Path) -> ImportReport:
             f"file's own tensors by {difference:.1e} of the largest. Nothing was written"
         )
     text = exact_continuation(model, tokenizer, PROMPT)
-    return ImportReport(checkpoint.program, count_parameters(model), n, difference, text)
+    return ImportReport(checkpoint.program, weights.count_parameters(model), n, difference, text)
